@@ -1,0 +1,42 @@
+# Every command a user or CI needs. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint types check schemas clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+venv: $(STAMP) ## Make the environment .venv with pinned packages
+
+$(STAMP): pyproject.toml deploy/constraints/core.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Stillhouse needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints/core.txt --editable '.[train,embedded,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Play the whole loop on a generated sample; DATA=FILE_OR_FOLDER plays your own messages
+	$(BIN)/stillhouse demo $(if $(DATA),--data $(DATA))
+
+test: $(STAMP) lint types ## Lint, types, import contracts and every test that takes under a minute
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP) lint types ## Everything, the slow tests too
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+schemas: $(STAMP) ## Write the JSON Schemas and the AsyncAPI document anew
+	$(BIN)/python -m stillhouse.bus.asyncapi
+
+clean: ## Remove the environment and everything the platform wrote
+	rm -rf $(VENV) .stillhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

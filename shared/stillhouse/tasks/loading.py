@@ -1,0 +1,83 @@
+"""Reading task files: one clear sentence for whatever is wrong in one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stillhouse.tasks.declaration import Task
+
+
+class TaskFileError(Exception):
+    """A task file that cannot be used; the message names file, key and mend."""
+
+
+def load_task(path: Path) -> Task:
+    """Read one task file.
+
+    The file has the tables `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TaskFileError(f"{path}: no such file; name a task file that exists.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskFileError(f"{path}: cannot be read ({error}); make it readable UTF-8 text.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise TaskFileError(f"{path}: not valid TOML ({error}); mend the syntax there.") from None
+    return _build(raw, path)
+
+
+def load_tasks(folder: Path) -> dict[str, Task]:
+    """Every `*.toml` of a folder, by `<tenant>/<task>`."""
+    if not folder.is_dir():
+        raise TaskFileError(f"{folder}: no such folder; put task files there or set STILLHOUSE_TASKS.")
+    tasks: dict[str, Task] = {}
+    for path in sorted(folder.glob("*.toml")):
+        task = load_task(path)
+        if task.key in tasks:
+            raise TaskFileError(f"{path}: task {task.key!r} is declared twice; rename one of them.")
+        tasks[task.key] = task
+    return tasks
+
+
+def _build(raw: Mapping[str, Any], path: Path) -> Task:
+    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget"}
+    for table in raw:
+        if table not in known:
+            raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
+    for table in ("task", "teacher", "student"):
+        if table not in raw:
+            raise TaskFileError(f"{path}: table [{table}] is missing; add it.")
+    if not isinstance(raw["task"], dict):
+        raise TaskFileError(f"{path}: `task` must be a table; write [task].")
+    fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw["student"]}
+    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget") if name in raw}
+    try:
+        task = Task.model_validate(fields)
+    except ValidationError as error:
+        raise TaskFileError(_sentence(error, path)) from None
+    seed = task.teacher.seed if task.teacher.seed.is_absolute() else path.parent / task.teacher.seed
+    if not seed.is_file():
+        raise TaskFileError(f"{path}: teacher.seed names {seed}, which does not exist; name a JSONL file.")
+    return task.model_copy(update={"teacher": task.teacher.model_copy(update={"seed": seed.resolve()})})
+
+
+def _sentence(error: ValidationError, path: Path) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    if where and where[0] == "students":
+        where[0] = "student"
+    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget"}:
+        where.insert(0, "task")
+    key = ".".join(where) or "task"
+    mend = {
+        "extra_forbidden": "there is no such key; remove it or correct its name",
+        "missing": "the key is missing; add it",
+    }.get(first["type"], f"{first['msg'].removeprefix('Value error, ')}; got {first.get('input')!r}"[:300])
+    more = len(error.errors()) - 1
+    return f"{path}: {key}: {mend}" + (f" ({more} more like this)." if more else ".")
