@@ -64,7 +64,9 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
         ("router",),
     ),
     Topic(ExampleRecorded.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleRecorded, ("trainer",), ("observer",)),
-    Topic(CostIncurred.TYPE, "cause id", 12, "delete", 30 * DAY_MS, CostIncurred, ("observer",), ("trainer", "validator")),
+    Topic(
+        CostIncurred.TYPE, "cause id", 12, "delete", 30 * DAY_MS, CostIncurred, ("observer",), ("trainer", "validator")
+    ),
     _control(TrainingRequested, ("cli",), ("trainer",)),
     _control(TrainingStarted, ("trainer",), ()),
     _control(TrainingFailed, ("trainer",), ()),
@@ -87,7 +89,10 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
         ("router", "observer", "trainer", "validator", "drift-monitor", "client"),
         ("router",),
     ),
-    *(Topic(f"dlq.{service}", "original key", 1, "delete", 7 * DAY_MS, None, ("cli",), (service,)) for service in SERVICES),
+    *(
+        Topic(f"dlq.{service}", "original key", 1, "delete", 7 * DAY_MS, None, ("cli",), (service,))
+        for service in SERVICES
+    ),
 )
 
 BY_NAME: Final = {topic.name: topic for topic in CATALOGUE}

@@ -1,0 +1,125 @@
+"""Reads requests, answers them concurrently and out of order, commits the low-water mark of each partition.
+
+A slow call holds up neither the calls behind it nor, beyond its own partition's mark, their commits. What is in
+flight is bounded: a full router stops reading. A record is done when its answer is in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stillhouse.bus import BadRecord, LowWaterMark, decode, encode, header
+from stillhouse.events import InferenceCompleted, InferenceRequested
+
+SOURCE = "/services/router"
+DEAD_LETTERS = "dlq.router"
+
+log = structlog.get_logger()
+
+Answerer = Callable[[InferenceRequested], Awaitable[InferenceCompleted]]
+
+
+class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
+    """The loop from `inference.requested` to `inference.completed`."""
+
+    def __init__(
+        self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, answer: Answerer, *, max_in_flight: int = 256
+    ) -> None:
+        self._consumer = consumer
+        self._producer = producer
+        self._answer = answer
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._marks: dict[TopicPartition, LowWaterMark] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        self._consumer.subscribe([InferenceRequested.TYPE], listener=self)
+        committing = asyncio.create_task(self._commit_regularly())
+        try:
+            async for record in self._consumer:
+                await self._slots.acquire()
+                partition = TopicPartition(record.topic, record.partition)
+                mark = self._marks.setdefault(partition, LowWaterMark())
+                mark.begin(record.offset)
+                call = asyncio.create_task(self._handle(record, mark))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+        finally:
+            committing.cancel()
+
+    async def drain(self) -> None:
+        """Finish what is in flight and commit it."""
+        if self._calls:
+            await asyncio.wait(self._calls)
+        await self._commit()
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Commit while the partitions are still ours, then forget them: the next owner begins at the mark."""
+        await self._commit()
+        for partition in revoked:
+            self._marks.pop(partition, None)
+            self._committed.pop(partition, None)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Begin with a clean mark: offsets of an earlier assignment say nothing about this one."""
+        for partition in assigned:
+            self._marks.pop(partition, None)
+            self._committed.pop(partition, None)
+
+    async def _handle(self, record: Any, mark: LowWaterMark) -> None:
+        try:
+            await self._effect(record)
+        except KafkaError as error:
+            # Not marked as done: the record is read again by whoever owns the partition next.
+            log.error("answer_not_written", partition=record.partition, offset=record.offset, error=str(error))
+        else:
+            mark.end(record.offset)
+        finally:
+            self._slots.release()
+
+    async def _effect(self, record: Any) -> None:
+        try:
+            request = decode(record.topic, record.value)
+        except BadRecord as error:
+            await self._bury(record, str(error))
+            return
+        assert isinstance(request, InferenceRequested)
+        traceparent = header(record.headers, "traceparent")
+        answered = encode(await self._answer(request), source=SOURCE, traceparent=traceparent)
+        await self._producer.send_and_wait(answered.topic, answered.value, key=answered.key, headers=answered.headers)
+        if request.reply_to and request.reply_to != answered.topic:
+            await self._producer.send_and_wait(
+                request.reply_to, answered.value, key=answered.key, headers=answered.headers
+            )
+
+    async def _bury(self, record: Any, reason: str) -> None:
+        log.warning("dead_letter", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        headers = [*record.headers, ("dlq_reason", reason.encode()), ("dlq_origin", origin.encode())]
+        await self._producer.send_and_wait(DEAD_LETTERS, record.value, key=record.key, headers=headers)
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            try:
+                await self._commit()
+            except KafkaError as error:
+                log.warning("commit_failed", error=str(error))
+
+    async def _commit(self) -> None:
+        positions = {
+            partition: mark.position
+            for partition, mark in self._marks.items()
+            if mark.position is not None and mark.position != self._committed.get(partition)
+        }
+        if positions:
+            await self._consumer.commit(positions)
+            self._committed.update(positions)

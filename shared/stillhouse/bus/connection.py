@@ -1,0 +1,72 @@
+"""How every part connects to the log, and how its topics are declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from stillhouse.events import CATALOGUE, MAX_RECORD_BYTES
+from stillhouse.settings import Kafka
+
+
+def client_options(kafka: Kafka) -> dict[str, Any]:
+    """What every aiokafka client takes: address and credentials."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "security_protocol": kafka.security_protocol,
+    }
+    if kafka.security_protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.sasl_username,
+            "sasl_plain_password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
+        }
+    return options
+
+
+def consumer_options(kafka: Kafka) -> dict[str, Any]:
+    """Consumers commit by hand, and start at the beginning where their group has no offset."""
+    options = client_options(kafka) | {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
+    if kafka.embedded:
+        # The embedded broker does not wake waiting fetches, so a long wait is pure latency.
+        options |= {"fetch_max_wait_ms": 20, "session_timeout_ms": 6000, "heartbeat_interval_ms": 1000}
+    return options
+
+
+def producer_options(kafka: Kafka) -> dict[str, Any]:
+    """Producers wait for all replicas; idempotence wherever the broker has it (the embedded one has not)."""
+    return client_options(kafka) | {
+        "acks": "all",
+        "enable_idempotence": not kafka.embedded,
+        "max_request_size": MAX_RECORD_BYTES + 4096,
+    }
+
+
+async def declare_topics(kafka: Kafka) -> None:
+    """Create every topic of the catalogue that is missing. Safe to repeat, and needed after an embedded restart."""
+    admin = AIOKafkaAdminClient(**client_options(kafka))
+    await admin.start()
+    try:
+        present = set(await admin.list_topics())
+        missing = [
+            NewTopic(
+                topic.name,
+                topic.partitions,
+                kafka.replication_factor,
+                topic_configs={"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)},
+            )
+            for topic in CATALOGUE
+            if topic.name not in present
+        ]
+        if not missing:
+            return
+        reply = await admin.create_topics(missing)
+        for name, code, *_ in reply.topic_errors:
+            error = for_code(code)
+            # Another process may have declared it between the listing and here.
+            if code and error is not TopicAlreadyExistsError:
+                raise error(f"topic {name!r} could not be declared")
+    finally:
+        await admin.close()
