@@ -38,27 +38,26 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self._marks: dict[TopicPartition, LowWaterMark] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read until cancelled. Raises what kept an answer from being written."""
         self._consumer.subscribe([InferenceRequested.TYPE], listener=self)
-        committing = asyncio.create_task(self._commit_regularly())
+        working = {asyncio.create_task(self._read()), asyncio.create_task(self._commit_regularly()), self._broken}
         try:
-            async for record in self._consumer:
-                await self._slots.acquire()
-                partition = TopicPartition(record.topic, record.partition)
-                mark = self._marks.setdefault(partition, LowWaterMark())
-                mark.begin(record.offset)
-                call = asyncio.create_task(self._handle(record, mark))
-                self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
+            done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
         finally:
-            committing.cancel()
+            for task in working:
+                task.cancel()
 
-    async def drain(self) -> None:
-        """Finish what is in flight and commit it."""
+    async def drain(self, grace: float) -> None:
+        """Finish what is in flight within `grace` seconds, and commit what is done; the rest is read again."""
         if self._calls:
-            await asyncio.wait(self._calls)
+            _, late = await asyncio.wait(self._calls, timeout=grace)
+            for call in late:
+                call.cancel()
         await self._commit()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -74,14 +73,24 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             self._marks.pop(partition, None)
             self._committed.pop(partition, None)
 
+    async def _read(self) -> None:
+        async for record in self._consumer:
+            await self._slots.acquire()
+            mark = self._marks.setdefault(TopicPartition(record.topic, record.partition), LowWaterMark())
+            mark.begin(record.offset)
+            call = asyncio.create_task(self._handle(record, mark))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
     async def _handle(self, record: Any, mark: LowWaterMark) -> None:
         try:
             await self._effect(record)
-        except KafkaError as error:
-            # Not marked as done: the record is read again by whoever owns the partition next.
-            log.error("answer_not_written", partition=record.partition, offset=record.offset, error=str(error))
-        else:
             mark.end(record.offset)
+        except Exception as error:
+            # The record is not done and must not be passed over: the router ends with this error, and whoever
+            # owns the partition next reads it again.
+            if not self._broken.done():
+                self._broken.set_exception(error)
         finally:
             self._slots.release()
 

@@ -40,11 +40,8 @@ class Client:
             await self._consumer.start()
             partitions = self._consumer.partitions_for_topic(InferenceCompleted.TYPE)
             if not partitions:
-                await self._consumer._client.force_metadata_update()
-                topics = await self._consumer.topics()
                 raise ConnectionError(
-                    f"{kafka.bootstrap_servers} has no topic {InferenceCompleted.TYPE!r} "
-                    f"(it has {len(topics)}); declare the topics first."
+                    f"{kafka.bootstrap_servers} has no topic {InferenceCompleted.TYPE!r}; declare the topics first."
                 )
             assigned = [TopicPartition(InferenceCompleted.TYPE, number) for number in sorted(partitions)]
             self._consumer.assign(assigned)
@@ -99,6 +96,8 @@ class Client:
                 completed = decode(record.topic, record.value)
             except BadRecord:
                 continue  # somebody else's broken record answers nobody
-            if isinstance(completed, InferenceCompleted) and (future := self._waiting.get(completed.request_id)):
-                if not future.done():
-                    future.set_result(completed)
+            if not isinstance(completed, InferenceCompleted):
+                continue
+            future = self._waiting.get(completed.request_id)
+            if future is not None and not future.done():
+                future.set_result(completed)

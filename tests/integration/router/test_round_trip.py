@@ -1,0 +1,121 @@
+"""Requests through a real broker: out of order, with errors, with poison, and again after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from services.router.app import serve
+from stillhouse.bus import consumer_options, producer_options
+from stillhouse.client import Client, RequestFailed
+from stillhouse.events import InferenceRequested
+from stillhouse.models.port import Prediction
+from stillhouse.settings import Settings
+from stillhouse.tasks import StudentCandidate, Task, Teacher
+
+TASK = Task(
+    name="greet",
+    labels=("hello", "bye"),
+    max_input_chars=100,
+    teacher=Teacher(seed=Path("seed.jsonl"), usd_per_call=0.002),
+    students=(StudentCandidate(architecture="hashed_ngrams"),),
+)
+
+
+class FakeTeacher:
+    """Answers at once, except inputs that begin with `slow`: those wait until the test lets them go."""
+
+    version = "fake-1"
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.called = asyncio.Event()
+        self.calls: list[str] = []
+
+    async def predict(self, batch):
+        self.calls += batch
+        self.called.set()
+        if batch[0].startswith("slow"):
+            await self.release.wait()
+        return [
+            Prediction("hello" if "hello" in text else "bye", 0.9, {"hello": 0.9}, cost_usd=0.002) for text in batch
+        ]
+
+
+@contextlib.asynccontextmanager
+async def router(settings, teacher, grace=15.0):
+    stop = asyncio.Event()
+    running = asyncio.create_task(serve(settings, {TASK.key: TASK}, {TASK.key: teacher}, stop, grace=grace))
+    try:
+        yield running
+    finally:
+        stop.set()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture
+def settings(broker):
+    return Settings(kafka=broker.settings)
+
+
+async def test_a_request_makes_the_round_trip(settings) -> None:
+    async with router(settings, FakeTeacher()), Client(settings) as client:
+        completed = await client.request(task="greet", input="oh hello", timeout=30)
+    assert (completed.output, completed.served_by, completed.reason) == ("hello", "teacher", "no_student")
+    assert completed.teacher is not None
+    assert completed.cost_usd == completed.teacher_cost_usd == 0.002
+
+
+async def test_fast_requests_overtake_a_slow_one_on_their_own_partition(settings) -> None:
+    teacher = FakeTeacher()
+    async with router(settings, teacher), Client(settings) as client:
+        slow = await client.submit(InferenceRequested(task="greet", input="slow"))
+        # 60 keys over 12 partitions: some share the slow one's
+        fast = [await client.submit(InferenceRequested(task="greet", input=f"fast {n}")) for n in range(60)]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*fast)
+        assert not slow.done()
+        teacher.release.set()
+        assert (await asyncio.wait_for(slow, 30)).output == "bye"
+
+
+async def test_errors_are_answers_and_poison_is_a_dead_letter(settings) -> None:
+    async with router(settings, FakeTeacher()), Client(settings) as client:
+        async with AIOKafkaProducer(**producer_options(settings.kafka)) as producer:
+            for poison in (b"{not json", b'{"task": 7}', b""):
+                await producer.send_and_wait(InferenceRequested.TYPE, poison, key=b"poison")
+        with pytest.raises(RequestFailed, match="no task 'default/nobody' is declared; known: default/greet"):
+            await client.request(task="nobody", input="x", timeout=30)
+        with pytest.raises(RequestFailed, match="101 characters"):
+            await client.request(task="greet", input="x" * 101, timeout=30)
+        assert (await client.request(task="greet", input="hello", timeout=30)).output == "hello"
+        async with AIOKafkaConsumer("dlq.router", **consumer_options(settings.kafka)) as dead, asyncio.timeout(30):
+            letters = [await dead.getone() for _ in range(3)]
+    assert [letter.value for letter in letters] == [b"{not json", b'{"task": 7}', b""]
+    assert all(dict(letter.headers)["dlq_reason"] for letter in letters)
+
+
+async def test_what_was_in_flight_at_a_crash_is_answered_by_the_next_router(settings) -> None:
+    stuck, healthy = FakeTeacher(), FakeTeacher()
+    healthy.release.set()
+    async with Client(settings) as client:
+        async with router(settings, stuck, grace=0):
+            slow = await client.submit(InferenceRequested(task="greet", input="slow hello"))
+            await asyncio.wait_for(stuck.called.wait(), 30)
+        # It left without grace: nothing of the slow call is committed.
+        async with router(settings, healthy):
+            assert (await asyncio.wait_for(slow, 60)).output == "hello"
+
+
+async def test_done_requests_are_committed_at_shutdown(settings) -> None:
+    teacher = FakeTeacher()
+    async with Client(settings) as client:
+        async with router(settings, teacher):
+            await asyncio.gather(*[client.request(task="greet", input=f"hello {n}", timeout=30) for n in range(20)])
+        async with router(settings, again := FakeTeacher()):
+            await client.request(task="greet", input="new", timeout=30)
+    assert again.calls == ["new"]
