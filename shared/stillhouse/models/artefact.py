@@ -68,7 +68,7 @@ def reference(folder: Path) -> ArtefactRef:
 def verify(artefact: ArtefactRef | Path, sha256: str | None = None) -> Path:
     """Check every byte of an artefact and give its folder.
 
-    With an `ArtefactRef`, or a folder and the `sha256` of its manifest, the artefact must also be the one that is meant;
+    With an `ArtefactRef`, or a folder and its manifest's `sha256`, the artefact must also be the one that is meant;
     with a folder alone it must only be whole. Raises `ModelError` that names the file.
     """
     if isinstance(artefact, ArtefactRef):
@@ -119,11 +119,8 @@ def _ref(folder: Path, manifest: bytes, files: dict[str, dict[str, Any]]) -> Art
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path != folder / MANIFEST_FILE and path.suffix != ".tmp"
-    )
+    ours = {folder / MANIFEST_FILE, folder / f".{MANIFEST_FILE}.tmp"}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in ours)
 
 
 def _sha256(path: Path) -> str:

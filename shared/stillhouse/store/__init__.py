@@ -1,0 +1,1 @@
+"""What is kept: so far, the rules for what must not be."""
