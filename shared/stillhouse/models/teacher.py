@@ -106,7 +106,7 @@ def teacher_version(task: Task, folder: Path) -> str:
 def fit_teacher(task: Task, home: Path, on_progress: OnProgress | None = None) -> Path:
     """Fit the task's teacher and give its folder; where it is fitted already, only check it.
 
-    Blocking: some 400 texts a second and core, and 25 s more for the first teacher of a `home`, which exports the
+    Blocking: some 250 texts a second and core, and 25 s more for the first teacher of a `home`, which exports the
     encoder. Idempotent, atomic, one fitter at a time. Raises `ModelError`, `OSError`.
     """
     folder = teacher_folder(task, home)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from stillhouse.models.adjudicator import adjudicator_of
 from stillhouse.models.port import ModelError, Prediction
 from stillhouse.models.teacher import EnsembleTeacher, fit_teacher
 from stillhouse.tasks import Task
@@ -28,6 +29,7 @@ class TeacherWorker:
         self._task = task
         self._home = home
         self._pool = self._new_pool()
+        self._adjudicator = adjudicator_of(task)
         self.version = ""
 
     async def start(self) -> None:
@@ -35,16 +37,29 @@ class TeacherWorker:
         self.version = await self._call(_version)
 
     async def predict(self, batch: Sequence[str]) -> list[Prediction]:
-        """See `Model.predict`."""
-        return await self._call(_predict, list(batch))
+        """See `Model.predict`. Ambiguous predictions are settled by the task's adjudicator, where it has one."""
+        predictions = await self._call(_predict, list(batch))
+        adjudicator = self._adjudicator
+        if adjudicator is None:
+            return predictions
+        return list(
+            await asyncio.gather(
+                *[
+                    adjudicator.settle(text, prediction) if adjudicator.ambiguous(prediction) else _same(prediction)
+                    for text, prediction in zip(batch, predictions, strict=True)
+                ]
+            )
+        )
 
     @property
     def pids(self) -> list[int]:
         """Of the worker's processes."""
         return list(self._pool._processes or {})
 
-    def close(self) -> None:
-        """End the worker process when its current call ends."""
+    async def close(self) -> None:
+        """End the worker process when its current call ends, and the adjudicator's connections."""
+        if self._adjudicator is not None:
+            await self._adjudicator.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -58,6 +73,10 @@ class TeacherWorker:
             if self._pool is pool:  # the first of the failed calls replaces it for all
                 self._pool = self._new_pool()
             raise ModelError("The teacher's process died during the call; it is started again.") from None
+
+
+async def _same(prediction: Prediction) -> Prediction:
+    return prediction
 
 
 def _loaded(task: Task, home: Path) -> EnsembleTeacher:
