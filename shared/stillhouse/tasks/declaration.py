@@ -97,7 +97,7 @@ class Drift(_Section):
     """When to take the traffic back."""
 
     average_run_length: int = Field(
-        default=100_000, ge=100, description="Mean number of audits between false alarms (ARL)."
+        default=1_000_000, ge=100, description="Mean number of audits between false alarms (ARL)."
     )
 
 

@@ -1,0 +1,1 @@
+"""Statistics: what decides, and how often it may be wrong. Knows neither Kafka nor Redis."""
