@@ -35,5 +35,8 @@ lint: $(STAMP) ## ruff and the import contracts
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
+schemas: $(STAMP) ## Write the JSON Schemas and the AsyncAPI document anew
+	$(BIN)/python -m stillhouse.bus.asyncapi
+
 clean: ## Remove the environment and everything the platform wrote
 	rm -rf $(VENV) .stillhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -109,6 +109,16 @@ def request(
     )
 
 
+@app.command()
+def docs() -> None:
+    """Print the AsyncAPI 3 document of every topic, as JSON."""
+    import json
+
+    from stillhouse.bus.asyncapi import document
+
+    typer.echo(json.dumps(document(), indent=1, ensure_ascii=False))
+
+
 def _fail(sentence: str) -> None:
     typer.echo(sentence, err=True)
     sys.exit(1)

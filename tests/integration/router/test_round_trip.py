@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,36 @@ async def test_done_requests_are_committed_at_shutdown(settings) -> None:
         async with router(settings, again := FakeTeacher()):
             await client.request(task="greet", input="new", timeout=30)
     assert again.calls == ["new"]
+
+
+def ask_with_confluent_kafka(bootstrap: str, document: dict) -> dict:
+    """Written from the AsyncAPI document alone."""
+    from confluent_kafka import Consumer, Producer
+
+    channels = document["channels"]
+    asked, answered = channels["inference.requested"]["address"], channels["inference.completed"]["address"]
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "elsewhere", "auto.offset.reset": "earliest"})
+    consumer.subscribe([answered])
+    producer = Producer({"bootstrap.servers": bootstrap})
+    value = {"id": "from-elsewhere-1", "task": "greet", "input": "hello", "time": "2026-01-01T00:00:00Z"}
+    producer.produce(asked, json.dumps(value), key=value["id"])
+    producer.flush(20)
+    deadline = time.monotonic() + 60
+    try:
+        while time.monotonic() < deadline:
+            record = consumer.poll(1.0)
+            if record is not None and record.error() is None:
+                completed = json.loads(record.value())
+                if completed["request_id"] == value["id"]:
+                    return completed | {"headers": dict(record.headers())}
+    finally:
+        consumer.close()
+    raise AssertionError("no answer within a minute")
+
+
+async def test_a_client_in_another_library_needs_the_document_only(settings) -> None:
+    document = json.loads((Path(__file__).parents[3] / "shared/stillhouse/events/asyncapi.json").read_text())
+    async with router(settings, FakeTeacher()):
+        completed = await asyncio.to_thread(ask_with_confluent_kafka, settings.kafka.bootstrap_servers, document)
+    assert completed["output"] == "hello"
+    assert completed["headers"]["ce_type"] == b"io.stillhouse.inference.completed.v1"
