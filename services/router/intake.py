@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from stillhouse.bus import BadRecord, LowWaterMark, decode, encode, header
 from stillhouse.events import InferenceCompleted, InferenceRequested
+from stillhouse.telemetry.metrics import metrics
 
 SOURCE = "/services/router"
 DEAD_LETTERS = "dlq.router"
@@ -102,14 +103,25 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         assert isinstance(request, InferenceRequested)
         traceparent = header(record.headers, "traceparent")
-        answered = encode(await self._answer(request), source=SOURCE, traceparent=traceparent)
+        with metrics().in_flight.track_inprogress():
+            completed = await self._answer(request)
+        answered = encode(completed, source=SOURCE, traceparent=traceparent)
         await self._producer.send_and_wait(answered.topic, answered.value, key=answered.key, headers=answered.headers)
         if request.reply_to and request.reply_to != answered.topic:
             await self._producer.send_and_wait(
                 request.reply_to, answered.value, key=answered.key, headers=answered.headers
             )
 
+        served_by = completed.served_by or "nobody"
+        # An undeclared task's name is the client's own text: it must not become a label.
+        reason = completed.reason or (completed.failure.code if completed.failure else "none")
+        known = completed.failure is None or completed.failure.code != "unknown_task"
+        task = completed.task_key if known else "unknown"
+        metrics().requests.labels(task, served_by, reason, completed.status).inc()
+        metrics().request_latency.labels(served_by).observe(completed.latency_ms / 1000)
+
     async def _bury(self, record: Any, reason: str) -> None:
+        metrics().dead_letters.labels("router", record.topic, "bad_record").inc()
         log.warning("dead_letter", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         headers = [*record.headers, ("dlq_reason", reason.encode()), ("dlq_origin", origin.encode())]

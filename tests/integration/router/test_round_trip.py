@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from prometheus_client import REGISTRY
 
 from services.router.app import serve
 from stillhouse.bus import consumer_options, producer_options
@@ -18,6 +19,7 @@ from stillhouse.events import InferenceRequested
 from stillhouse.models.port import Prediction
 from stillhouse.settings import Settings
 from stillhouse.tasks import StudentCandidate, Task, Teacher
+from stillhouse.telemetry.names import REQUESTS
 
 TASK = Task(
     name="greet",
@@ -154,3 +156,17 @@ async def test_a_client_in_another_library_needs_the_document_only(settings) -> 
         completed = await asyncio.to_thread(ask_with_confluent_kafka, settings.kafka.bootstrap_servers, document)
     assert completed["output"] == "hello"
     assert completed["headers"]["ce_type"] == b"io.stillhouse.inference.completed.v1"
+
+
+async def test_answers_and_dead_letters_are_counted_and_unknown_tasks_make_no_label(settings) -> None:
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    answered = {"task": "default/greet", "served_by": "teacher", "reason": "no_student", "status": "ok"}
+    unknown = {"task": "unknown", "served_by": "nobody", "reason": "unknown_task", "status": "error"}
+    before = [value(REQUESTS, **answered), value(REQUESTS, **unknown)]
+    async with router(settings, FakeTeacher()), Client(settings) as client:
+        await client.request(task="greet", input="hello", timeout=30)
+        with pytest.raises(RequestFailed):
+            await client.request(task="nobody", input="x", timeout=30)
+    assert [value(REQUESTS, **answered), value(REQUESTS, **unknown)] == [before[0] + 1, before[1] + 1]

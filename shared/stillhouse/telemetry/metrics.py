@@ -1,0 +1,87 @@
+"""Prometheus metrics of every service. Built once per registry, on first use, never at import."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from stillhouse.telemetry import names
+
+# Seconds. Student calls take about a millisecond, teachers up to tens of seconds.
+LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+STAGES: Final = ("teacher", "shadow", "canary", "live")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """One process's metrics. Field names are the metric names without prefix and `_total`."""
+
+    requests: Counter
+    request_latency: Histogram
+    model_call: Histogram
+    in_flight: Gauge
+    dead_letters: Counter
+    handler_retries: Counter
+    audits: Counter
+    examples_recorded: Counter
+    training_jobs: Counter
+    gate_verdicts: Counter
+    drift_statistic: Gauge
+    drift_alarms: Counter
+    route_stage: Gauge
+    consumer_lag: Gauge
+    duplicates_suppressed: Counter
+
+    def set_stage(self, task_key: str, stage: str) -> None:
+        """Show `stage` as the task's only one. `task_key` is `<tenant>/<task>`."""
+        if stage not in STAGES:
+            raise ValueError(f"there is no stage {stage!r}; stages are {', '.join(STAGES)}")
+        for known in STAGES:
+            self.route_stage.labels(task_key, known).set(1.0 if known == stage else 0.0)
+
+
+_built: WeakKeyDictionary[CollectorRegistry, Metrics] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def metrics(registry: CollectorRegistry | None = None) -> Metrics:
+    """The metrics of `registry` (default: the process's own); the same object every time."""
+    where = registry if registry is not None else REGISTRY
+    with _lock:
+        found = _built.get(where)
+        if found is None:
+            found = _built[where] = _build(where)
+        return found
+
+
+def _build(registry: CollectorRegistry) -> Metrics:
+    def counter(name: str, text: str, *labels: str) -> Counter:
+        return Counter(name.removesuffix("_total"), text, labels, registry=registry)
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=registry)
+
+    def histogram(name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, registry=registry, buckets=LATENCY_BUCKETS)
+
+    return Metrics(
+        requests=counter(names.REQUESTS, "Requests answered.", "task", "served_by", "reason", "status"),
+        request_latency=histogram(names.REQUEST_LATENCY, "From the router's receipt to the answer.", "served_by"),
+        model_call=histogram(names.MODEL_CALL, "One call of a model, waiting included.", "model_kind"),
+        in_flight=gauge(names.IN_FLIGHT, "Requests being answered."),
+        dead_letters=counter(names.DEAD_LETTERS, "Records put aside.", "service", "topic", "reason"),
+        handler_retries=counter(names.HANDLER_RETRIES, "Handlers run again after an error.", "service", "topic"),
+        audits=counter(names.AUDITS, "Requests answered by both.", "task", "stage", "agrees"),
+        examples_recorded=counter(names.EXAMPLES_RECORDED, "Teacher answers stored.", "task", "sample"),
+        training_jobs=counter(names.TRAINING_JOBS, "Training jobs ended.", "outcome"),
+        gate_verdicts=counter(names.GATE_VERDICTS, "Gates decided.", "stage", "verdict"),
+        drift_statistic=gauge(names.DRIFT_STATISTIC, "Log of the e-detector's statistic.", "task"),
+        drift_alarms=counter(names.DRIFT_ALARMS, "Drift alarms raised.", "task"),
+        route_stage=gauge(names.ROUTE_STAGE, "1 for the stage that the task is in.", "task", "stage"),
+        consumer_lag=gauge(names.CONSUMER_LAG, "Records not yet read.", "group", "topic", "partition"),
+        duplicates_suppressed=counter(names.DUPLICATES_SUPPRESSED, "Repeats that had no effect.", "service"),
+    )
