@@ -49,5 +49,5 @@ def test_features_are_stable_bounded_and_blind_to_case() -> None:
 
 
 def test_importing_models_loads_no_heavy_library() -> None:
-    code = "import stillhouse.models, stillhouse.models.worker_model, sys; print({'torch','onnxruntime'} & set(sys.modules))"
+    code = "import stillhouse.models.worker_model, sys; print({'torch', 'onnxruntime'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
