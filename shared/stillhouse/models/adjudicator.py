@@ -76,17 +76,12 @@ class Adjudicator:
                     {"role": "user", "content": text[:MAX_CHARS]},
                 ],
             )
-        except OpenAIError as error:
+        except (OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
             log.warning("adjudicator failed, the encoder's answer stands", model=self.model, error=type(error).__name__)
             return prediction
-        usage = reply.usage
-        counted = replace(
-            prediction,
-            input_tokens=usage.prompt_tokens if usage else prediction.input_tokens,
-            output_tokens=usage.completion_tokens if usage else 0,
-        )
-        chosen = _label_of(reply.choices[0].message.content if reply.choices else None)
-        if chosen not in offered:
+        chosen, input_tokens, output_tokens = _read(reply)
+        counted = replace(prediction, input_tokens=input_tokens or prediction.input_tokens, output_tokens=output_tokens)
+        if chosen is None or chosen not in offered:
             log.warning("adjudicator chose none of the labels, the encoder's answer stands", model=self.model)
             return counted
         together = sum(offered.values())
@@ -124,9 +119,22 @@ def adjudicator_of(task: Task) -> Adjudicator | None:
     return Adjudicator(task.teacher.adjudicator, task.description)
 
 
-def _label_of(content: str | None) -> Any:
-    """The label in the LLM's JSON answer (or in a JSON object inside its text), None where there is none."""
-    text = content or ""
+def _read(reply: Any) -> tuple[str | None, int, int]:
+    """The label that a reply holds (None: none), its input and its output tokens.
+
+    The client checks no types: a proxy's error page with status 200 arrives here as a string.
+    """
+    usage = getattr(reply, "usage", None)
+    tokens = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+    input_tokens, output_tokens = (count if isinstance(count, int) else 0 for count in tokens)
+    choices = getattr(reply, "choices", None)
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    content = getattr(message, "content", None)
+    return (_label_of(content) if isinstance(content, str) else None), input_tokens, output_tokens
+
+
+def _label_of(text: str) -> str | None:
+    """The label in a JSON object in `text`, None where there is none."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return None
