@@ -86,5 +86,5 @@ def test_too_few_cases_certify_nothing() -> None:
 def test_the_account_never_spends_more_than_alpha() -> None:
     assert alpha_share(0.05, 1) == 0.025
     assert sum(alpha_share(0.05, k) for k in range(1, 10_000)) <= 0.05
-    with pytest.raises(ValueError, match="from 1"):
+    with pytest.raises(ValueError, match="k is 0"):
         alpha_share(0.05, 0)
