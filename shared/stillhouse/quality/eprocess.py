@@ -1,135 +1,236 @@
-"""An anytime-valid test of agreement: look after every case, stop when it says so, and the error rate still holds.
+"""The gate's test of agreement: look after every case, stop whenever it is decided, and the error rates still hold.
 
-H0: agreement <= floor, against it the mixture e-process
+For a cases that agree and b that do not, L(p) = p^a (1-p)^b. The evidence that agreement is above `floor` f is
 
-    E_n = integral over p in [floor, 1] of L_n(p) dp / ((1 - floor) L_n(floor)),   L_n(p) = p^k (1 - p)^(n - k)
+    E_pass = integral over p in [f, 1] of L(p) dp / ((1 - f) L(f)),
 
-with k agreements among n cases. At the floor its terms are likelihood ratios averaged over a uniform prior, hence a
-martingale of mean 1 (below the floor, a supermartingale), and by Ville's inequality P(sup E_n >= 1/alpha) <= alpha
-(Ramdas et al. 2210.01948, section 3). The reversed process, uniform over [0, floor], tests H0: agreement >= floor.
+a mixture of likelihood ratios. For every agreement <= f it is a non-negative supermartingale that starts at 1, so by
+Ville's inequality P(E_pass ever reaches 1/alpha) <= alpha (Robbins 1970; Howard et al., arXiv 1810.08240; Ramdas
+et al., arXiv 2210.01948). `E_fail` is the same thing reversed: the mixture over [0, f] against agreement >= f. L is
+log-concave, so it can exceed L(f) on one side of f only: the two can never both be above 1.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from scipy.special import betainc, betaln
+from scipy.special import betaincc, betaln
 
 Verdict = Literal["passed", "failed", "undecided"]
 
-
-def log_evidence(agreements: int, n: int, floor: float) -> tuple[float, float]:
-    """log E_n against `agreement <= floor`, and against `agreement >= floor`, after n cases."""
-    a, b = agreements + 1, n - agreements + 1
-    log_beta = float(betaln(a, b))
-    at_floor = agreements * math.log(floor) + (n - agreements) * math.log1p(-floor)
-    below = float(betainc(a, b, floor))
-    # The complement by symmetry, not by 1 - x: it keeps its digits when it is tiny.
-    above = float(betainc(b, a, 1.0 - floor))
-
-    def log(x: float) -> float:
-        return math.log(x) if x > 0.0 else -math.inf
-
-    return (
-        log(above) + log_beta - math.log1p(-floor) - at_floor,
-        log(below) + log_beta - math.log(floor) - at_floor,
-    )
+_MAX_MORE = 1_000_000
+_LENTZ_TINY = 1e-300
 
 
-@dataclass(slots=True)
 class AgreementTest:
-    """Is agreement above `floor`? Both errors have probability at most `alpha`, however often one looks.
+    """Tests whether agreement is above `floor`, with chance `alpha` at most of either wrong verdict.
 
-    `floor` and `alpha` in (0, 1). The first verdict stands: cases after it are counted, and change nothing.
+    *passed*: P(passed, ever) <= alpha if agreement <= floor. *failed*: P(failed, ever) <= alpha if agreement >= floor.
+    A verdict stays, whatever comes later. Memory is constant; `update` takes about ten microseconds.
+    With floor 0.95 and alpha 0.05, half of all tests are over after about 600, 245 and 135 cases where the true
+    agreement is 97, 98 and 99 %.
     """
 
-    floor: float
-    alpha: float
-    n: int = 0
-    agreements: int = 0
-    verdict: Verdict = "undecided"
-    log_e_pass: float = field(default=0.0)
-    log_e_fail: float = field(default=0.0)
+    def __init__(self, floor: float, alpha: float) -> None:
+        """`floor` and `alpha` in (0, 1); ValueError otherwise."""
+        if not 0.0 < floor < 1.0:
+            raise ValueError(f"floor is {floor}; give a share between 0 and 1")
+        if not 0.0 < alpha < 1.0:
+            raise ValueError(f"alpha is {alpha}; give a probability between 0 and 1")
+        self.floor = floor
+        self.alpha = alpha
+        self._agree = 0
+        self._disagree = 0
+        self._log_e_pass = 0.0
+        self._log_e_fail = 0.0
+        self._verdict: Verdict = "undecided"
 
-    def __post_init__(self) -> None:
-        if not (0.0 < self.floor < 1.0 and 0.0 < self.alpha < 1.0):
-            raise ValueError(f"floor and alpha must be between 0 and 1; got {self.floor} and {self.alpha}")
+    def update(self, agrees: bool) -> None:
+        """Take one case, then look."""
+        self.update_many(1, 0) if agrees else self.update_many(0, 1)
 
-    def update(self, agrees: bool) -> Verdict:
-        """Count one case and give the verdict."""
-        self.n += 1
-        self.agreements += agrees
-        if self.verdict == "undecided":
-            self.log_e_pass, self.log_e_fail = log_evidence(self.agreements, self.n, self.floor)
-            level = -math.log(self.alpha)
-            if self.log_e_pass >= level:
-                self.verdict = "passed"
-            elif self.log_e_fail >= level:
-                self.verdict = "failed"
-        return self.verdict
+    def update_many(self, agree: int, disagree: int) -> None:
+        """Take a batch of cases, then look once: their order within the batch does not matter.
 
-    def bounds(self) -> tuple[float, float]:
-        """The values of agreement that the cases so far do not refute, at 1 - alpha and at every n at once.
-
-        p is refuted when L_n averaged over all of [0, 1] is 1/alpha times L_n(p) (Robbins 1970).
+        Looking less often costs time to a verdict, never validity. ValueError for negative counts.
         """
-        if self.n == 0:
-            return 0.0, 1.0
-        k, misses = self.agreements, self.n - self.agreements
-        limit = float(betaln(k + 1, misses + 1)) + math.log(self.alpha)
+        if agree < 0 or disagree < 0:
+            raise ValueError(f"{agree} and {disagree} cases cannot be added; counts start at 0")
+        self._agree += agree
+        self._disagree += disagree
+        self._log_e_pass = log_evidence_above(self._agree, self._disagree, self.floor)
+        self._log_e_fail = log_evidence_above(self._disagree, self._agree, 1.0 - self.floor)
+        if self._verdict == "undecided":
+            if self._log_e_pass >= -math.log(self.alpha):
+                self._verdict = "passed"
+            elif self._log_e_fail >= -math.log(self.alpha):
+                self._verdict = "failed"
 
-        def kept(p: float) -> bool:
-            agree = k * math.log(p) if k else 0.0
-            return agree + (misses * math.log1p(-p) if misses else 0.0) > limit
+    @property
+    def n(self) -> int:
+        """Cases so far."""
+        return self._agree + self._disagree
 
-        best = k / self.n
-        lower = 0.0 if k == 0 else _edge(kept, outside=1e-12, inside=min(best, 1 - 1e-12))
-        upper = 1.0 if misses == 0 else _edge(kept, outside=1 - 1e-12, inside=max(best, 1e-12))
-        return lower, upper
+    @property
+    def agreements(self) -> int:
+        """Cases so far that agree."""
+        return self._agree
 
-    def needs_more(self, limit: int = 100_000) -> int | None:
-        """About how many more cases decide, if agreement stays as it was; None: more than `limit`, or no cases yet."""
-        if self.verdict != "undecided":
+    @property
+    def estimate(self) -> float | None:
+        """Observed agreement; None before the first case. It decides nothing."""
+        return self._agree / self.n if self.n else None
+
+    @property
+    def log_e_pass(self) -> float:
+        """Natural logarithm of the evidence against `agreement <= floor`, over all cases so far."""
+        return self._log_e_pass
+
+    @property
+    def log_e_fail(self) -> float:
+        """Natural logarithm of the evidence against `agreement >= floor`, over all cases so far."""
+        return self._log_e_fail
+
+    @property
+    def verdict(self) -> Verdict:
+        """`passed`, `failed` or `undecided`; the first two are final."""
+        return self._verdict
+
+    def bounds(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Two-sided confidence sequence (lo, hi): P(at some n the true agreement is outside) <= 1 - confidence.
+
+        Each side spends half. ValueError for a confidence outside [0.5, 1).
+        """
+        one_sided = (1.0 + confidence) / 2
+        return self.lower_bound(one_sided), self.upper_bound(one_sided)
+
+    def lower_bound(self, confidence: float = 0.95) -> float:
+        """One-sided: P(at some n the true agreement is below it) <= 1 - confidence.
+
+        The gate's own test, inverted: the verdict is `passed` on the first look at which
+        `lower_bound(1 - alpha) >= floor`. ValueError for a confidence outside [0.75, 1).
+        """
+        return _lower_bound(self._agree, self._disagree, confidence)
+
+    def upper_bound(self, confidence: float = 0.95) -> float:
+        """One-sided: P(at some n the true agreement is above it) <= 1 - confidence; see `lower_bound`."""
+        return 1.0 - _lower_bound(self._disagree, self._agree, confidence)
+
+    def needs_more(self, estimate: float | None = None) -> int:
+        """About how many more cases a verdict takes if agreement goes on at `estimate`; 0 where it is decided.
+
+        `estimate` is by default the observed share with one case added that lies half-way between floor and 1, so
+        that there is an answer before the first case. It is a forecast for people and budgets, not a promise: cases
+        that follow `estimate` exactly, which some two thirds of tests beat. At most 1,000,000, which is what an
+        agreement equal to the floor gets. ValueError outside [0, 1].
+        """
+        if self._verdict != "undecided":
             return 0
-        if self.n == 0:
-            return None
-        rate = (self.agreements + 1) / (self.n + 2)
-        level = -math.log(self.alpha)
+        if estimate is None:
+            estimate = (self._agree + (1.0 + self.floor) / 2) / (self.n + 1)
+        if not 0.0 <= estimate <= 1.0:
+            raise ValueError(f"estimate is {estimate}; agreement lies between 0 and 1")
+        target = -math.log(self.alpha)
 
         def decided(more: int) -> bool:
-            after = log_evidence(self.agreements + round(rate * more), self.n + more, self.floor)
-            return max(after) >= level
+            agree = self._agree + more * estimate
+            disagree = self._disagree + more * (1.0 - estimate)
+            if estimate >= self.floor:
+                return log_evidence_above(agree, disagree, self.floor) >= target
+            return log_evidence_above(disagree, agree, 1.0 - self.floor) >= target
 
-        if not decided(limit):
-            return None
-        low, high = 0, limit
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if decided(middle) else (middle, high)
-        return high
+        enough = 1
+        while not decided(enough):
+            enough *= 2
+            if enough >= _MAX_MORE:
+                return _MAX_MORE
+        too_few = enough // 2
+        while enough - too_few > 1:
+            middle = (enough + too_few) // 2
+            if decided(middle):
+                enough = middle
+            else:
+                too_few = middle
+        return enough
 
     def to_dict(self) -> dict[str, Any]:
-        """All of its state, for JSON."""
-        return {"floor": self.floor, "alpha": self.alpha, "n": self.n, "agreements": self.agreements} | {
-            "verdict": self.verdict,
-            "log_e_pass": self.log_e_pass,
-            "log_e_fail": self.log_e_fail,
+        """The whole state as JSON types."""
+        return {
+            "floor": self.floor,
+            "alpha": self.alpha,
+            "agree": self._agree,
+            "disagree": self._disagree,
+            "verdict": self._verdict,
         }
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> AgreementTest:
-        """The test that `to_dict` described."""
-        return cls(**state)
+    def from_dict(cls, state: Mapping[str, Any]) -> AgreementTest:
+        """The test whose `to_dict` gave `state`. KeyError or ValueError for anything else."""
+        test = cls(float(state["floor"]), float(state["alpha"]))
+        test.update_many(int(state["agree"]), int(state["disagree"]))
+        if state["verdict"] not in ("passed", "failed", "undecided"):
+            raise ValueError(f"verdict is {state['verdict']!r}; an agreement test passed, failed or is undecided")
+        # The saved one: a verdict that was reached earlier outlasts evidence that has since sunk.
+        test._verdict = state["verdict"]
+        return test
 
 
-def _edge(kept: Any, *, outside: float, inside: float) -> float:
-    """Where `kept` begins, by bisection; the answer errs towards `outside`."""
+def log_evidence_above(agree: float, disagree: float, floor: float) -> float:
+    """log E_pass of the module's head: evidence that agreement is above `floor`. Counts may be fractions.
+
+    Evidence that agreement is *below* floor is this with agree and disagree exchanged and 1 - floor.
+    """
+    if agree == disagree == 0:
+        return 0.0
+    mass = float(betaincc(agree + 1.0, disagree + 1.0, floor))
+    if mass > 1e-280:
+        return (
+            math.log(mass)
+            + float(betaln(agree + 1.0, disagree + 1.0))
+            - agree * math.log(floor)
+            - (disagree + 1.0) * math.log1p(-floor)
+        )
+    # Hopelessly below the floor: the mass underflows, but E is floor / (b + 1) times the incomplete beta function's
+    # continued fraction, which has no small number in it and converges at once out here.
+    return math.log(floor / (disagree + 1.0) * _beta_fraction(disagree + 1.0, agree + 1.0, 1.0 - floor))
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """Continued fraction of the incomplete beta function (DLMF 8.17.22) by Lentz's method, for x < a / (a + b)."""
+    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1.0))
+    value = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0))
+        factor = 1.0
+        for term in (even, odd):
+            d = 1.0 / ((1.0 + term * d) or _LENTZ_TINY)
+            c = (1.0 + term / c) or _LENTZ_TINY
+            factor = d * c
+            value *= factor
+        if abs(factor - 1.0) < 1e-13:
+            break
+    return value
+
+
+def _lower_bound(agree: int, disagree: int, confidence: float) -> float:
+    """The largest floor that the evidence rejects at level 1 - confidence, and so every floor below it; 0 if none."""
+    if not 0.75 <= confidence < 1.0:
+        raise ValueError("a bound of this confidence is not offered; ask for 0.75 to 1 on a side, 0.5 to 1 on both")
+    if agree == 0:
+        return 0.0
+    target = -math.log1p(-confidence)
+    # E falls from infinity at floor 0 to at most e < 1 / 0.25 at a / (n + 1), so there is exactly one crossing between
+    # them; above that point nothing is rejected.
+    rejected, kept = 0.0, agree / (agree + disagree + 1.0)
     for _ in range(60):
-        middle = (outside + inside) / 2
-        if kept(middle):
-            inside = middle
+        middle = (rejected + kept) / 2
+        if log_evidence_above(agree, disagree, middle) >= target:
+            rejected = middle
         else:
-            outside = middle
-    return outside
+            kept = middle
+        if kept - rejected < 1e-12:
+            break
+    return rejected

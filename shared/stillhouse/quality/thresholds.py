@@ -35,12 +35,7 @@ def default_grid() -> NDArray[np.float64]:
     that is where the confidences of a trained classifier crowd.
     """
     return np.concatenate(
-        [
-            np.arange(0, 99) / 100,
-            0.99 + np.arange(0, 10) / 1000,
-            0.999 + np.arange(0, 10) / 10_000,
-            np.ones(1),
-        ]
+        [np.arange(99) / 100, np.arange(990, 999) / 1000, np.arange(9990, 10_000) / 10_000, np.ones(1)]
     )
 
 
@@ -72,7 +67,7 @@ def certify_fixed(
     """The loosest threshold of `grid` with risk <= `epsilon`, wrong with probability `delta` at most; None if none is.
 
     Walks the grid from strict to loose and stops before the first threshold whose Clopper-Pearson upper bound (level
-    `delta`) is above `epsilon`: fixed-sequence testing (Angelopoulos et al. 2021, 2110.01052, section 2.3), which
+    `delta`) is above `epsilon`: fixed-sequence testing (Angelopoulos et al. 2021, arXiv 2110.01052), which
     needs no correction for the length of the walk. The grid must not have been chosen on these cases. Valid for one
     call on a set of fixed size; under repeated looks use `stillhouse.quality.eprocess.AgreementTest`.
 
