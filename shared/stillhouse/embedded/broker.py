@@ -102,6 +102,13 @@ class EmbeddedBroker:
                     f"The embedded broker ended at once (port {self._port} taken?); see {self._log_file}, "
                     "or choose another port."
                 )
+            # Knocked on first: a Kafka client would log an error for every try that comes too early.
+            try:
+                _, knock = await asyncio.open_connection("127.0.0.1", self._port)
+                knock.close()
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
             admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.bootstrap_servers)
             try:
                 await admin.start()

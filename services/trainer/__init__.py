@@ -1,0 +1,1 @@
+"""The trainer: decides when a student pays, trains it in a subprocess, publishes it once."""

@@ -1,0 +1,62 @@
+"""Composes the trainer: the only place that builds concrete objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from functools import partial
+
+from redis.asyncio import Redis
+from stillhouse.bus.service import Service
+
+from services.trainer.handlers import build_router
+from services.trainer.lineage import log_regularly
+from services.trainer.settings import TrainerSettings
+from services.trainer.states import States
+from services.trainer.training import SOURCE, Training
+from stillhouse.bus import make_broker, publish
+from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.store import Store
+from stillhouse.tasks import load_tasks
+
+
+def build_app(settings: TrainerSettings) -> Service:
+    """The trainer as a service that has not started yet. Raises `TaskFileError`."""
+    tasks = load_tasks(settings.tasks)
+    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    store = Store(settings.home / "store")
+    broker = make_broker(settings, "trainer")
+    queue = JobQueue(redis, "training")
+    training = Training(
+        tasks,
+        States(redis, store, settings.home),
+        store,
+        queue,
+        partial(publish, broker, source=SOURCE),
+        settings.home,
+        lease_s=settings.trainer_lease_s,
+        evaluate_s=settings.trainer_evaluate_s,
+    )
+    broker.context.set_global("training", training)
+    broker.include_router(build_router(settings.kafka))
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+
+    async def redis_ready() -> bool:
+        return bool(await redis.ping())
+
+    async def store_ready() -> bool:
+        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
+
+    return Service(
+        name="trainer",
+        broker=broker,
+        background=[
+            training.evaluate_regularly,
+            partial(work, queue, worker, training.run, lease_s=settings.trainer_lease_s),
+            partial(log_regularly, training.to_log, settings.home),
+        ],
+        on_start=[training.recover],
+        on_stop=[redis.aclose],
+        ready={"redis": redis_ready, "home": store_ready},
+    )

@@ -1,0 +1,145 @@
+"""Freezing what a student learns from: which recorded examples, and which of them only choose.
+
+The newest share of texts (`select`) stops training, calibrates and chooses the threshold; everything older trains.
+Splits are by time (and by group where the task has groups), because that is how the student will meet its future.
+The frozen file holds references and no text: what must be erasable stays in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stillhouse.events import DatasetRef
+
+SELECT_SHARE: Final = 0.15
+REPLAY_SHARE: Final = 0.3  # of the training data, kept for what was learnt before a drift
+FEWEST_TEXTS: Final = 50
+
+Split = Literal["train", "select"]
+COLUMNS: Final = ("example_id", "time", "input_sha256", "output", "provenance", "sample", "group")
+
+
+class DataError(Exception):
+    """The recorded examples cannot train a student; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One text of the dataset: its newest example, and how often the text was recorded (`weight`)."""
+
+    example_id: str
+    input_sha256: str
+    split: Split
+    weight: int
+    sample: str
+    time: datetime
+
+
+def choose(
+    rows: Sequence[dict[str, Any]], *, largest: int, since: datetime | None, by_group: bool = False
+) -> list[Chosen]:
+    """Which examples make the dataset, oldest first.
+
+    `rows` hold `COLUMNS`. Policy answers are left out; of examples with one normalised text the newest stands for all.
+    At most `largest` texts are used: the newest, of which up to 30 % are from before `since` (replay), so that a
+    student trained after a drift still knows what came before. Raises `DataError` for fewer than 50 texts or 2 answers.
+    """
+    kept = [row for row in rows if row["provenance"] != "policy"]
+    weights = Counter(row["input_sha256"] for row in kept)
+    newest = {row["input_sha256"]: row for row in sorted(kept, key=_order)}
+    texts = _mix(sorted(newest.values(), key=_order), largest, since)
+    if len(texts) < FEWEST_TEXTS:
+        raise DataError(f"Only {len(texts)} distinct texts are recorded; {FEWEST_TEXTS} are needed to train.")
+    if len({row["output"] for row in texts}) < 2:
+        raise DataError("All recorded answers are the same; a student needs at least two different ones.")
+    select = _select(texts, by_group)
+    return [
+        Chosen(
+            row["example_id"],
+            row["input_sha256"],
+            "select" if row["example_id"] in select else "train",
+            weights[row["input_sha256"]],
+            row["sample"],
+            row["time"],
+        )
+        for row in texts
+    ]
+
+
+def freeze(chosen: Sequence[Chosen], folder: Path, cutoff: datetime) -> DatasetRef:
+    """Write `folder/<version>.parquet` (columns as `Chosen`) and give its reference.
+
+    `version` is the sha256 of the example ids with their splits, so the same data is the same file. Raises `OSError`.
+    """
+    content = "\n".join(f"{item.example_id}\t{item.split}" for item in chosen)
+    version = hashlib.sha256(content.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{version}.parquet"
+    table = pa.table(
+        {
+            "example_id": [item.example_id for item in chosen],
+            "input_sha256": [item.input_sha256 for item in chosen],
+            "split": [item.split for item in chosen],
+            "weight": pa.array([item.weight for item in chosen], pa.int32()),
+            "sample": [item.sample for item in chosen],
+            "time": pa.array([item.time for item in chosen], pa.timestamp("us", tz="UTC")),
+        }
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        pq.write_table(table, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    counts = Counter(item.split for item in chosen)
+    return DatasetRef(
+        version=version,
+        uri=path.resolve().as_uri(),
+        n_train=counts["train"],
+        n_select=counts["select"],
+        cutoff=cutoff,
+    )
+
+
+def _order(row: dict[str, Any]) -> tuple[datetime, str]:
+    return row["time"], row["example_id"]
+
+
+def _mix(texts: list[dict[str, Any]], largest: int, since: datetime | None) -> list[dict[str, Any]]:
+    if len(texts) <= largest or since is None:
+        return texts[-largest:]
+    old = [row for row in texts if row["time"] <= since]
+    new = [row for row in texts if row["time"] > since]
+    replayed = min(len(old), max(largest - len(new), round(REPLAY_SHARE * largest)))
+    # By hash, not by age: replay must cover everything that was ever asked, and be the same when repeated.
+    old = sorted(sorted(old, key=lambda row: row["input_sha256"])[:replayed], key=_order)
+    return old + new[-(largest - replayed) :]
+
+
+def _select(texts: list[dict[str, Any]], by_group: bool) -> set[str]:
+    """Example ids of the newest 15 %: whole groups where the task has them, never one on both sides."""
+    wanted = max(1, round(SELECT_SHARE * len(texts)))
+    if not by_group:
+        return {row["example_id"] for row in texts[-wanted:]}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in texts:
+        groups.setdefault(row["group"] or row["example_id"], []).append(row)
+    select: set[str] = set()
+    for members in sorted(groups.values(), key=lambda members: _order(members[-1]), reverse=True):
+        # The oldest group always trains, whatever its size.
+        if len(select) >= wanted or len(select) + len(members) >= len(texts):
+            break
+        select.update(row["example_id"] for row in members)
+    if not select:
+        raise DataError("All recorded texts belong to one group; splitting by group needs at least two.")
+    return select

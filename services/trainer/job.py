@@ -1,0 +1,211 @@
+"""`python -m services.trainer.job <job folder>`: train one student. The trainer supervises it.
+
+Reads `job.json`; leaves `result.json` (the student) or `error.json` (why not). Run again after a crash it goes on where
+it was: the frozen dataset and the checkpoints are in the folder, and a finished artefact is not made twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow.parquet as pq
+
+from services.trainer.dataset import DataError, choose, freeze
+from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
+from stillhouse.events import ArtefactRef, DatasetRef
+from stillhouse.models.artefact import folder_of, publish, reference
+from stillhouse.models.port import ModelError
+from stillhouse.store import Store
+from stillhouse.tasks import StudentCandidate, Task
+
+if TYPE_CHECKING:
+    from stillhouse.distill.data import LabelledText
+
+JOB_FILE: Final = "job.json"
+CURVES_FILE: Final = "curves.json"
+
+
+def main(folder: Path) -> int:
+    """Train what `folder/job.json` asks for. Exit status 0 (a result is there), 1 (try again) or 3 (pointless)."""
+    end_with_parent()
+    with (folder / "job.lock").open("w") as lock:
+        # A predecessor whose trainer died may still be stopping: never two at one set of checkpoints.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / RESULT_FILE).exists():
+            return 0
+        try:
+            _train(folder)
+        except (DataError, ModelError) as error:
+            write_json(folder / ERROR_FILE, {"message": str(error)})
+            return PERMANENT
+        except MemoryError:
+            write_json(folder / ERROR_FILE, {"message": "out of memory while training", "out_of_memory": True})
+            return 1
+        except Exception as error:
+            # torch has no exception of its own for memory that the allocator refuses.
+            memory = "allocate memory" in str(error) or "out of memory" in str(error)
+            reason = "out of memory: " if memory else ""
+            message = f"{reason}{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            write_json(folder / ERROR_FILE, {"message": message[:1000], "out_of_memory": memory})
+            raise
+    return 0
+
+
+def _train(folder: Path) -> None:
+    job: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+    task, home = Task.model_validate(job["task"]), Path(job["home"])
+    candidate, student_id = task.students[job["rung"]], str(job["student_id"])
+    if job.get("batch_size"):  # halved after each time that memory ran out
+        candidate = candidate.model_copy(update={"batch_size": int(job["batch_size"])})
+    report = _Progress(folder)
+
+    report("dataset", 0.0)
+    dataset, train, select, teacher_version = _data(folder, task, home, job)
+    curves: list[dict[str, Any]] = read_json(folder / CURVES_FILE) or []
+    target = home / "artefacts" / student_id
+    if target.exists():
+        artefact, export = reference(target), read_json(folder / "export.json") or {}
+    else:
+        artefact, export = _make(folder, task, candidate, student_id, target, train, select, curves, report)
+
+    cpu = report("done", 1.0)
+    last = curves[-1] if curves else {}
+    metrics = {key: float(value) for key, value in (last | export).items() if isinstance(value, int | float)}
+    write_json(
+        folder / RESULT_FILE,
+        {
+            "artefact": artefact.model_dump(mode="json"),
+            "dataset": dataset.model_dump(mode="json"),
+            "teacher_version": teacher_version,
+            "metrics": metrics | {"wall_seconds": report.seconds, "peak_rss_mb": report.peak_mb},
+            "cpu_seconds": cpu,
+            "time": datetime.now().astimezone().isoformat(),
+        },
+    )
+
+
+def _make(
+    folder: Path,
+    task: Task,
+    candidate: StudentCandidate,
+    student_id: str,
+    target: Path,
+    train: list[LabelledText],
+    select: list[LabelledText],
+    curves: list[dict[str, Any]],
+    report: _Progress,
+) -> tuple[ArtefactRef, dict[str, Any]]:
+    report("imports", 0.0)
+    # Here and not above: importing torch takes seconds, and bad data should be found without it.
+    from stillhouse.distill.export import export
+    from stillhouse.distill.training import Progress
+    from stillhouse.distill.training import train as distill
+
+    def on_progress(progress: Progress) -> None:
+        entry = asdict(progress)
+        curves.append(entry)
+        write_json(folder / CURVES_FILE, curves)
+        report("training", min(1.0, len(curves) / candidate.epochs), **entry)
+
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    trained = distill(
+        candidate,
+        task.labels,
+        train,
+        select,
+        on_progress=on_progress,
+        checkpoint_dir=checkpoints,
+        seed=candidate.seed,
+    )
+    report("export", 1.0)
+    # Beside its target, so that publishing is one rename on one file system.
+    staging = target.with_name(f".{student_id}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    exported = export(trained, staging, student_id)
+    numbers = asdict(exported)
+    write_json(folder / "export.json", numbers)
+    return publish(staging, target), numbers
+
+
+def _data(
+    folder: Path, task: Task, home: Path, job: dict[str, Any]
+) -> tuple[DatasetRef, list[LabelledText], list[LabelledText], str]:
+    """The frozen dataset (frozen now, or by an earlier attempt) with its texts from the store."""
+    from stillhouse.distill.data import LabelledText
+
+    cutoff = datetime.fromisoformat(job["cutoff"])
+    rows: list[dict[str, Any]] = Store(home / "store").examples(task.key, until=cutoff).to_pylist()
+    frozen = read_json(folder / "dataset.json")
+    if frozen is None:
+        since = datetime.fromisoformat(job["since"]) if job.get("since") else None
+        by_group = task.group_by == "group"
+        chosen = choose(rows, largest=task.budget.max_train_examples, since=since, by_group=by_group)
+        dataset = freeze(chosen, home / "datasets", cutoff)
+        write_json(folder / "dataset.json", dataset.model_dump(mode="json"))
+    else:
+        dataset = DatasetRef.model_validate(frozen)
+    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split"])
+    by_id = {row["example_id"]: row for row in rows}
+    texts: dict[str, list[LabelledText]] = {"train": [], "select": []}
+    for example_id, split in zip(table["example_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+        row = by_id.get(example_id)
+        if row is None or row["output"] not in task.labels:
+            continue  # erased since, or answered with a label that the task no longer has
+        texts[split].append(LabelledText(row["input"], row["output"], _distribution(row["distribution"])))
+    if not texts["train"] or not texts["select"]:
+        raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
+    newest = max(rows, key=lambda row: row["time"])
+    return dataset, texts["train"], texts["select"], str(newest["teacher_version"])
+
+
+def file_of(uri: str) -> Path:
+    """The local path of a `file://` URI. Raises `ModelError` for other schemes."""
+    return folder_of(ArtefactRef(uri=uri, sha256="", size=0))
+
+
+def _distribution(value: Any) -> dict[str, float]:
+    """The store keeps distributions as JSON text."""
+    loaded = json.loads(value) if isinstance(value, str) and value else (value or {})
+    return {str(label): float(share) for label, share in loaded.items()}
+
+
+class _Progress:
+    """Writes `progress.json`: phase, fraction, seconds, CPU seconds of all attempts, memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "progress.json"
+        earlier = read_json(self._path) or {}
+        self._earlier_cpu = float(earlier.get("cpu_seconds", 0.0))
+        self._started = time.monotonic()
+        self.peak_mb = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since this attempt began."""
+        return time.monotonic() - self._started
+
+    def __call__(self, phase: str, fraction: float, **numbers: Any) -> float:
+        """Report, and give the CPU seconds spent so far by all attempts."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = self._earlier_cpu + used.ru_utime + used.ru_stime
+        # Linux counts in KiB, macOS in bytes.
+        self.peak_mb = used.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+        fields = {"phase": phase, "fraction": fraction, "seconds": self.seconds, "cpu_seconds": cpu}
+        write_json(self._path, {**numbers, **fields, "peak_rss_mb": self.peak_mb, "pid": os.getpid()})
+        return cpu
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

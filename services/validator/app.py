@@ -1,0 +1,70 @@
+"""Composes the validator: the only place that builds concrete objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from functools import partial
+from typing import Final
+
+from redis.asyncio import Redis
+from stillhouse.bus.service import Service
+
+from services.validator.gates import Gates
+from services.validator.handlers import build_router
+from services.validator.settings import ValidatorSettings
+from services.validator.stage_states import StageStates
+from services.validator.verdicts import Verdicts
+from services.validator.watching import Watching
+from stillhouse.bus import make_broker, publish
+from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.store import Store
+from stillhouse.tasks import load_tasks
+
+SOURCE: Final = "/services/validator"
+
+
+def build_app(settings: ValidatorSettings) -> Service:
+    """The validator as a service that has not started yet. Raises `TaskFileError`."""
+    tasks = load_tasks(settings.tasks)
+    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    store = Store(settings.home / "store")
+    broker = make_broker(settings, "validator")
+    say = partial(publish, broker, source=SOURCE)
+    queue = JobQueue(redis, "gates")
+    verdicts = Verdicts(store, say, settings.home)
+    gates = Gates(
+        tasks,
+        store,
+        queue,
+        verdicts,
+        say,
+        settings.home,
+        lease_s=settings.validator_lease_s,
+        check_s=settings.validator_check_s,
+    )
+    broker.context.set_global("redis", redis)
+    broker.context.set_global("gates", gates)
+    broker.context.set_global("watching", Watching(tasks, store, StageStates(redis), gates, verdicts))
+    broker.include_router(build_router(settings.kafka))
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+
+    async def redis_ready() -> bool:
+        return bool(await redis.ping())
+
+    async def home_ready() -> bool:
+        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
+
+    return Service(
+        name="validator",
+        broker=broker,
+        background=[
+            gates.check_regularly,
+            # One worker: two students judged at once would draw the same share of alpha.
+            partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),
+        ],
+        on_start=[gates.recover],
+        on_stop=[redis.aclose],
+        ready={"redis": redis_ready, "home": home_ready},
+    )

@@ -1,0 +1,235 @@
+"""`python -m services.validator.job <round folder>`: one look of a gate that needs the student to run.
+
+`offline` runs the artefact on cases it never saw; `shadow` runs it again on what it was asked in shadow. Both go
+through the runtime that serves, so what is judged is what is served. The validator supervises this process; everything
+it must remember between looks (threshold, share of alpha, outcomes so far) is in the gate's folder, one above.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from services.validator.account import share
+from services.validator.offline import Costs, Outcome, judge
+from services.validator.report import render
+from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
+from stillhouse.events import ArtefactRef, StudentTrained
+from stillhouse.models.artefact import folder_of, verify
+from stillhouse.models.port import ModelError
+from stillhouse.models.student import OnnxStudent
+from stillhouse.quality.agreement import exact
+from stillhouse.quality.thresholds import choose_threshold
+from stillhouse.store import Store
+from stillhouse.tasks import Task
+
+FEWEST_UNBIASED: Final = 50  # select cases of the unbiased samples; with fewer, all select cases choose the threshold
+CONFIDENCE_TOLERANCE: Final = 1e-3
+REPLAY_WAIT_S: Final = 60.0
+
+
+def main(folder: Path) -> int:
+    """One look. Exit status 0 (a result is there), 1 (try again) or 3 (pointless)."""
+    end_with_parent()
+    gate = folder.parent.parent
+    with (gate / "job.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # never two at one gate's outcomes
+        if (folder / RESULT_FILE).exists():
+            return 0
+        job: dict[str, Any] = json.loads((gate / "job.json").read_text(encoding="utf-8"))
+        try:
+            task, student = Task.model_validate(job["task"]), StudentTrained.model_validate(job["student"])
+            model = OnnxStudent(verify(student.artefact))
+            store = Store(Path(job["home"]) / "store")
+            if job["kind"] == "shadow":
+                result = replay(task, student, model, store, job["request_ids"])
+            else:
+                result = offline(gate, task, student, model, store, Path(job["home"]))
+        except ModelError as error:
+            # A student that does not load or answer will not be let through: that is a verdict, not a failed job.
+            result = {"broken": str(error)}
+        except LookupError as error:
+            write_json(folder / ERROR_FILE, {"message": str(error)})
+            return PERMANENT
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        write_json(folder / RESULT_FILE, result | {"cpu_seconds": used.ru_utime + used.ru_stime})
+    return 0
+
+
+def offline(
+    gate: Path, task: Task, student: StudentTrained, model: OnnxStudent, store: Store, home: Path
+) -> dict[str, Any]:
+    """Judge the student on select cases (threshold) and gate cases (everything else)."""
+    frozen = pq.read_table(folder_of(ArtefactRef(uri=student.dataset.uri, sha256="", size=0))).to_pylist()
+    counted = store.count_examples(task.key, student.dataset.cutoff)
+    fixed = read_json(gate / "fixed.json")
+    if fixed is None:
+        fixed = _fix(task, student, model, store, frozen)
+        write_json(gate / "fixed.json", fixed)
+    threshold, alpha = float(fixed["threshold"]), float(fixed["alpha"])
+
+    known = [Outcome(**entry) for entry in read_json(gate / "outcomes.json") or []]
+    fresh, cpu_each = _cases(task, student, model, store, frozen, {outcome.case_id for outcome in known})
+    outcomes = (known + fresh)[: task.gate.max_cases]
+    write_json(gate / "outcomes.json", [asdict(outcome) for outcome in outcomes])
+
+    price = task.budget.usd_per_cpu_hour / 3600
+    student_usd = (cpu_each or float(fixed["cpu_each"])) * price
+    overhead = (student.cpu_seconds + time.process_time()) * price
+    judgement = judge(task, threshold, outcomes, alpha, Costs(student_usd, overhead))
+    metrics = _metrics(outcomes, threshold)
+    folder = home / "evaluations" / student.student_id
+    folder.mkdir(parents=True, exist_ok=True)
+    report = folder / "offline.html"
+    data = student.dataset
+    facts = {
+        "student": student.student_id,
+        "artefact sha256": student.artefact.sha256,
+        "teacher": student.teacher_version,
+        "dataset": f"{data.version[:12]}, {data.n_train} train, {data.n_select} select",
+        "threshold": f"{threshold:.4f}, chosen on {fixed['n_select']} select cases for a risk of {fixed['risk']:.4f}",
+        "alpha": f"{alpha:.5f}, student {fixed['k']} of the task's account of {task.gate.alpha}",
+        "agreement without threshold": f"{metrics.get('raw_agreement', float('nan')):.4f}",
+        "CPU per prediction": f"{student_usd / price * 1000 if price else 0.0:.3f} ms",
+        "judged at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    _write_text(report, render(facts, judgement, outcomes, threshold, task.gate.epsilon))
+    return {
+        "judgement": asdict(judgement) | {"conditions": [c.model_dump() for c in judgement.conditions]},
+        "threshold": threshold,
+        "k": fixed["k"],
+        "alpha": alpha,
+        "metrics": metrics | {"student_usd": student_usd, "select_coverage": float(fixed["coverage"])},
+        "counted": counted,
+        "report_uri": report.resolve().as_uri(),
+    }
+
+
+def _fix(
+    task: Task, student: StudentTrained, model: OnnxStudent, store: Store, frozen: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What later looks must not choose again: the threshold, and the share of alpha."""
+    select = {row["example_id"] for row in frozen if row["split"] == "select"}
+    rows = [
+        row
+        for row in store.examples(task.key, until=student.dataset.cutoff).to_pylist()
+        if row["example_id"] in select and row["output"] in task.labels
+    ]
+    if not rows:
+        raise LookupError(f"None of the select cases of {student.student_id} is in the store any more; train anew.")
+    unbiased = [row for row in rows if row["sample"] in ("full", "audit")]
+    rows = unbiased if len(unbiased) >= FEWEST_UNBIASED else rows
+    started = time.process_time()
+    said = [model.predict_text(row["input"])[:2] for row in rows]
+    cpu_each = (time.process_time() - started) / len(rows)
+    confidence = np.array([float(value) for _, value in said])
+    agrees = np.array([exact(label, row["output"]) for (label, _), row in zip(said, rows, strict=True)])
+    chosen = choose_threshold(confidence, agrees, task.gate.epsilon / 2)
+    judged = store.evaluations(task.key).select(["student_id", "time"]).to_pylist()
+    k, alpha = share(task.gate.alpha, ((row["student_id"], row["time"]) for row in judged), student.student_id)
+    return {
+        # Confidence never exceeds 1: 1.01 serves nothing.
+        "threshold": min(float(chosen.value), 1.01),
+        "coverage": float(chosen.coverage),
+        "risk": float(chosen.risk),
+        "n_select": len(rows),
+        "cpu_each": cpu_each,
+        "k": k,
+        "alpha": alpha,
+    }
+
+
+def _cases(
+    task: Task,
+    student: StudentTrained,
+    model: OnnxStudent,
+    store: Store,
+    frozen: list[dict[str, Any]],
+    known: set[str],
+) -> tuple[list[Outcome], float]:
+    """Outcomes of new gate cases in order of time, and CPU seconds of one prediction (0 without cases).
+
+    A case was recorded after the dataset's cutoff, in an unbiased sample, answered by the teacher and not by a rule,
+    and its text is not in the dataset.
+    """
+    learnt = {row["input_sha256"] for row in frozen}
+    rows = [
+        row
+        for row in store.examples(task.key, since=student.dataset.cutoff, samples=("full", "audit")).to_pylist()
+        if row["time"] > student.dataset.cutoff
+        and row["provenance"] != "policy"
+        and row["input_sha256"] not in learnt
+        and row["example_id"] not in known
+    ][: max(0, task.gate.max_cases - len(known))]
+    started = time.process_time()
+    outcomes = []
+    for row in rows:
+        label, confidence, _ = model.predict_text(row["input"])
+        outcomes.append(Outcome(row["example_id"], label, confidence, row["output"]))
+    return outcomes, (time.process_time() - started) / len(rows) if rows else 0.0
+
+
+def replay(
+    task: Task, student: StudentTrained, model: OnnxStudent, store: Store, request_ids: list[str]
+) -> dict[str, Any]:
+    """Run the gated artefact on what it was asked in shadow; label and confidence must come out the same.
+
+    Waits for the observer to have written those audits. Audits erased since then are not waited for for ever.
+    """
+    wanted, deadline = set(request_ids), time.monotonic() + REPLAY_WAIT_S
+    while True:
+        rows = [
+            row
+            for row in store.audits(task.key, student.student_id).to_pylist()
+            if row["request_id"] in wanted and row["stage"] == "shadow" and row["student_output"] is not None
+        ]
+        if len(rows) >= len(wanted) or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    if len(rows) < 0.9 * len(wanted):
+        raise RuntimeError(f"only {len(rows)} of {len(wanted)} shadow audits are in the store; is the observer up?")
+    different = []
+    for row in rows:
+        label, confidence, _ = model.predict_text(row["input"])
+        if label != row["student_output"] or abs(confidence - row["student_confidence"]) > CONFIDENCE_TOLERANCE:
+            different.append(row["request_id"])
+    return {"n": len(rows), "different": different[:20], "n_different": len(different)}
+
+
+def _metrics(outcomes: list[Outcome], threshold: float) -> dict[str, float]:
+    n = len(outcomes)
+    if n == 0:
+        return {}
+    served = [outcome for outcome in outcomes if outcome.served(threshold)]
+    lost = sum(outcome.loss(threshold) for outcome in outcomes)
+    metrics = {
+        "agreement": 1 - lost / n,
+        "coverage": len(served) / n,
+        "raw_agreement": sum(exact(o.label, o.teacher) for o in outcomes) / n,
+        "mean_confidence": sum(o.confidence for o in outcomes) / n,
+        "threshold": threshold,
+    }
+    if served:
+        metrics["selective_risk"] = lost / len(served)
+    return metrics
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,124 @@
+"""`stillhouse train`, `route ...` and `teacher fit`: what an operator orders."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated, Literal
+
+import typer
+
+from stillhouse.cli._common import (
+    HOME,
+    TASKS,
+    Home,
+    OneTask,
+    Reason,
+    TaskName,
+    TasksFolder,
+    Tenant,
+    console,
+    fail,
+    run,
+)
+from stillhouse.cli.connect import publish_command, settings_of_running
+
+route = typer.Typer(no_args_is_help=True, help="Take students out of a task, keep them out, or let them in again.")
+teacher = typer.Typer(no_args_is_help=True, help="Teachers of this machine.")
+
+
+def train(
+    task: TaskName,
+    reason: Reason = "asked for on the command line",
+    architecture: Annotated[
+        str | None, typer.Option(help="One of the task's candidates; the cheapest by default.")
+    ] = None,
+    tenant: Tenant = "default",
+    home: Home = HOME,
+) -> None:
+    """Ask for a student now, whatever the budget policy says. `stillhouse students` shows what came of it."""
+    from stillhouse.events import TrainingRequested
+
+    settings = settings_of_running(home)
+
+    async def ask() -> str:
+        event = TrainingRequested(
+            tenant=tenant, task=task, requested_by=_who(), reason=reason, architecture=architecture
+        )
+        await publish_command(settings, event)
+        return event.id
+
+    console().print(f"Asked for a student of {tenant}/{task} (event {run(ask(), settings)}).", soft_wrap=True)
+
+
+@route.command("teacher")
+def route_teacher(task: TaskName, reason: Reason, tenant: Tenant = "default", home: Home = HOME) -> None:
+    """Take all students out of a task: the teacher answers. Newly gated students may come in again."""
+    _route("teacher", task, reason, tenant, home)
+
+
+@route.command("pin")
+def route_pin(task: TaskName, reason: Reason, tenant: Tenant = "default", home: Home = HOME) -> None:
+    """Take all students out of a task, and let none in until `unpin`."""
+    _route("pin_teacher", task, reason, tenant, home)
+
+
+@route.command("unpin")
+def route_unpin(task: TaskName, reason: Reason, tenant: Tenant = "default", home: Home = HOME) -> None:
+    """Let gated students in again."""
+    _route("unpin", task, reason, tenant, home)
+
+
+@teacher.command("fit")
+def teacher_fit(
+    task: OneTask = None, tenant: Tenant = "default", tasks: TasksFolder = TASKS, home: Home = HOME
+) -> None:
+    """Fit teachers from their seed sets now, rather than when the router first starts. What is fitted stays."""
+    from rich.progress import Progress
+
+    from stillhouse.models.encoder import FitProgress
+    from stillhouse.models.port import ModelError
+    from stillhouse.models.teacher import fit_teacher
+    from stillhouse.tasks import TaskFileError, load_tasks
+
+    try:
+        declared = load_tasks(tasks)
+    except TaskFileError as error:
+        fail(str(error))
+    wanted = declared if task is None else {key: one for key, one in declared.items() if key == f"{tenant}/{task}"}
+    if not wanted:
+        fail(f"{tasks} declares no task {f'{tenant}/{task}'!r}; known are {', '.join(declared) or 'none'}.")
+    out = console()
+    for key, one in wanted.items():
+        with Progress(console=out, transient=True) as progress:
+            bar = progress.add_task(key, total=None)
+
+            def on_progress(at: FitProgress, bar: object = bar, progress: Progress = progress, key: str = key) -> None:
+                progress.update(bar, description=f"{key}: {at.phase}", completed=at.done, total=at.total)  # type: ignore[arg-type]
+
+            try:
+                folder = fit_teacher(one, home, on_progress)
+            except ModelError as error:
+                fail(str(error))
+            except OSError as error:
+                fail(f"The teacher of {key} cannot be written ({error}); free space, or name another --home.")
+        out.print(f"{key}: {folder}", soft_wrap=True)
+
+
+def _route(action: Literal["teacher", "pin_teacher", "unpin"], task: str, reason: str, tenant: str, home: Home) -> None:
+    from stillhouse.events import RouteRequested
+
+    settings = settings_of_running(home)
+
+    async def order() -> None:
+        event = RouteRequested(tenant=tenant, task=task, action=action, requested_by=_who(), reason=reason)
+        await publish_command(settings, event)
+
+    run(order(), settings)
+    console().print(f"Ordered for {tenant}/{task}: {action}. `stillhouse routes` shows when it holds.", soft_wrap=True)
+
+
+def _who() -> str:
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "cli"

@@ -1,0 +1,100 @@
+"""Reading topics without a group: everything up to now, and what comes after."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.events import Event
+from stillhouse.settings import Kafka
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A record as the log holds it. `time_ms` is its timestamp, milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    time_ms: int
+
+
+async def read_records(kafka: Kafka, topics: Sequence[str]) -> list[RawRecord]:
+    """Every record that `topics` hold now, oldest first. Topics that do not exist hold none."""
+    async with _assigned(kafka, topics) as (consumer, partitions):
+        if not partitions:
+            return []
+        ends = await consumer.end_offsets(partitions)
+        found: list[RawRecord] = []
+        waiting = {partition for partition in partitions if await consumer.position(partition) < ends[partition]}
+        while waiting:
+            for partition, records in (await consumer.getmany(*waiting, timeout_ms=200)).items():
+                found += [_raw(record) for record in records if record.offset < ends[partition]]
+            waiting = {partition for partition in waiting if await consumer.position(partition) < ends[partition]}
+    return sorted(found, key=lambda record: (record.time_ms, record.topic, record.partition, record.offset))
+
+
+async def follow_records(kafka: Kafka, topics: Sequence[str]) -> AsyncIterator[RawRecord]:
+    """Every record of `topics`, from the first one on, for ever."""
+    async with _assigned(kafka, topics) as (consumer, _):
+        async for record in consumer:
+            yield _raw(record)
+
+
+def events_of(records: Sequence[RawRecord]) -> list[Event]:
+    """The events in `records`, by their own time; records that hold none are left out."""
+    from stillhouse.bus import BadRecord, decode
+
+    found = []
+    for record in records:
+        try:
+            found.append(decode(record.topic, record.value))
+        except BadRecord:
+            continue  # the service that takes this topic puts it aside and says why
+    return sorted(found, key=lambda event: event.time)
+
+
+@asynccontextmanager
+async def _assigned(kafka: Kafka, topics: Sequence[str]) -> AsyncIterator[tuple[AIOKafkaConsumer, list[Any]]]:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+    from stillhouse.bus import client_options
+
+    wait = {"fetch_max_wait_ms": 20} if kafka.embedded else {}
+    # `earliest` rather than a seek to the beginning: the consumer resets new partitions by itself, and where it had
+    # begun to (to the end, by default), that overtakes a seek.
+    beginning = {"auto_offset_reset": "earliest", "enable_auto_commit": False}
+    consumer = AIOKafkaConsumer(**client_options(kafka), **wait, **beginning)
+    try:
+        await consumer.start()
+        known = await consumer.topics()
+        partitions = [
+            TopicPartition(topic, number)
+            for topic in topics
+            if topic in known
+            for number in sorted(consumer.partitions_for_topic(topic) or ())
+        ]
+        consumer.assign(partitions)
+        yield consumer, partitions
+    finally:
+        await consumer.stop()
+
+
+def _raw(record: Any) -> RawRecord:
+    return RawRecord(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key,
+        record.value,
+        tuple(record.headers),
+        record.timestamp,
+    )

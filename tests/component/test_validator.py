@@ -1,0 +1,112 @@
+"""The composed validator behind an in-memory broker: audits in, verdicts out, each once."""
+
+from __future__ import annotations
+
+from faststream.kafka import TestKafkaBroker
+
+from services.validator.app import SOURCE, build_app
+from services.validator.settings import ValidatorSettings
+from stillhouse.bus import publish
+from stillhouse.bus.jobs import JobQueue, write_json
+from stillhouse.events import GateFailed, GatePassed
+from tests.unit.trainer.tasks import route, trained
+from tests.unit.validator.audits import SHA, audit
+
+
+async def heard(service) -> list[GatePassed | GateFailed]:
+    said: list[GatePassed | GateFailed] = []
+
+    @service.broker.subscriber(GatePassed.TYPE, group_id="test")
+    async def on_passed(event: GatePassed) -> None:
+        said.append(event)
+
+    @service.broker.subscriber(GateFailed.TYPE, group_id="test")
+    async def on_failed(event: GateFailed) -> None:
+        said.append(event)
+
+    return said
+
+
+def gated(folder, student) -> None:
+    """What the offline gate leaves behind when it lets a student through."""
+    event = GatePassed(
+        task="intents",
+        student_id=student.student_id,
+        stage="offline",
+        reason="r",
+        n=300,
+        alpha=0.025,
+        threshold=0.5,
+        coverage=0.8,
+        student=student,
+    )
+    path = folder / "home" / "evaluations" / student.student_id / "offline.json"
+    path.parent.mkdir(parents=True)
+    write_json(path, event.model_dump(mode="json"))
+
+
+async def test_a_trained_student_is_queued_for_its_gate_once(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    async with TestKafkaBroker(service.broker):
+        event = trained("s1", 1)
+        await publish(service.broker, event, source=SOURCE)
+        await publish(service.broker, event, source=SOURCE)
+        queue: JobQueue = service.broker.context.resolve("gates").queue
+        assert await queue.pending() == 1
+        job = await queue.claim("w", 30)
+        assert job is not None
+        assert job.payload["round"] == 0
+        assert all([await check() for check in service.ready.values()])
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_canary_passes_once_and_carries_student_and_threshold(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    said = await heard(service)
+    student = trained("s1", 1)
+    gated(service_environment, student)
+    async with TestKafkaBroker(service.broker):
+        for number in [*range(130), *range(130)]:
+            await publish(service.broker, audit(number), source=SOURCE)
+    [passed] = said
+    assert isinstance(passed, GatePassed)
+    assert (passed.stage, passed.threshold, passed.coverage, passed.alpha) == ("canary", 0.5, 1.0, 0.025)
+    assert passed.student == student
+    assert 100 < passed.n < 130
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_losing_canary_and_a_foreign_shadow_artefact_fail(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    said = await heard(service)
+    gated(service_environment, trained("s1", 1))
+    async with TestKafkaBroker(service.broker):
+        for number in range(40):
+            await publish(service.broker, audit(number, loss=number % 2 == 0), source=SOURCE)
+        await publish(service.broker, audit(100, "shadow", artefact_sha256="b" * 64), source=SOURCE)
+    assert [(event.stage, event.verdict) for event in said] == [("canary", "failed"), ("shadow", "failed")]
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_full_shadow_queues_its_replay_and_a_retired_student_is_forgotten(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    student = trained("s1", 1)
+    student = student.model_copy(update={"artefact": student.artefact.model_copy(update={"sha256": SHA})})
+    gated(service_environment, student)
+    async with TestKafkaBroker(service.broker):
+        for number in range(25):
+            await publish(service.broker, audit(number, "shadow"), source=SOURCE)
+        gates = service.broker.context.resolve("gates")
+        job = await gates.queue.claim("w", 30)
+        assert job is not None
+        assert await gates.queue.pending() == 1
+        redis = service.broker.context.resolve("redis")
+        assert await redis.keys("stillhouse:stage:*")
+        await publish(service.broker, route(1, 2, candidate="s1"), source=SOURCE)
+        await publish(service.broker, route(2, 3, retired=["s1"]), source=SOURCE)
+        assert not await redis.keys("stillhouse:stage:*")
+    for stop in service.on_stop:
+        await stop()

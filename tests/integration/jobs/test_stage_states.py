@@ -1,0 +1,68 @@
+"""Stage tests in a real Valkey: no audit counts twice, not even when two consumers race or Redis is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.validator.stage_states import StageStates
+from services.validator.stages import Canary, canary_step
+from stillhouse.quality.eprocess import AgreementTest
+from stillhouse.tasks import Gate
+from tests.unit.validator.audits import audit
+
+NAME = ("default/intents", "s1", "canary")
+
+
+def step(state: Canary, item) -> Canary:
+    return canary_step(state, item.loss, item.would_serve)
+
+
+def counted(state: Canary) -> int:
+    return AgreementTest.from_dict(state.test).n
+
+
+async def fresh() -> tuple[Canary, list[str]]:
+    return Canary.start(Gate(), 1e-9), []
+
+
+async def test_audits_delivered_again_are_counted_once(redis) -> None:
+    states, audits = StageStates(redis), [audit(n) for n in range(30)]
+    await states.add(Canary, NAME, audits[:20], step, fresh)
+    state = await states.add(Canary, NAME, [*audits[10:], audits[29]], step, fresh)
+    assert counted(state) == 30
+
+
+async def test_racing_consumers_lose_and_repeat_nothing(redis) -> None:
+    states, audits = StageStates(redis), [audit(n) for n in range(60)]
+    batches = [audits[start : start + 12] for start in range(0, 60, 6)]
+    await asyncio.gather(*(states.add(Canary, NAME, batch, step, fresh) for batch in batches))
+    state = await states.add(Canary, NAME, [], step, fresh)
+    assert counted(state) == 60
+
+
+async def test_a_lost_state_is_rebuilt_with_what_it_had_seen(redis) -> None:
+    states, audits = StageStates(redis), [audit(n) for n in range(30)]
+    stored = audits[:25]
+
+    async def rebuild() -> tuple[Canary, list[str]]:
+        state, _ = await fresh()
+        for item in stored:
+            state = step(state, item)
+        return state, [item.id for item in stored]
+
+    await states.add(Canary, NAME, audits[:20], step, fresh)
+    await redis.flushall()
+    # The batch overlaps what the store has already.
+    state = await states.add(Canary, NAME, audits[20:], step, rebuild)
+    assert counted(state) == 30
+
+
+async def test_announcing_and_retiring(redis) -> None:
+    states = StageStates(redis)
+    await states.announced(Canary, NAME)
+    assert await redis.dbsize() == 0
+    await states.add(Canary, NAME, [audit(1)], step, fresh)
+    await states.announced(Canary, NAME)
+    assert (await states.add(Canary, NAME, [], step, fresh)).announced
+    await states.retire(NAME[0], NAME[1])
+    assert await redis.dbsize() == 0

@@ -1,0 +1,91 @@
+"""What a student learns from: by time, by text, by group, never a rule's answer, and always the same."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.trainer.dataset import DataError, choose, freeze
+from tests.unit.trainer.tasks import at
+
+
+def row(number: int, text: int | None = None, **changes):
+    return {
+        "example_id": f"e{number:05}",
+        "time": at(number),
+        "input_sha256": f"{(number if text is None else text) * 7919 % 100_003:064x}",
+        "output": "ab"[number % 2],
+        "provenance": "teacher",
+        "sample": "full",
+        "group": None,
+    } | changes
+
+
+def test_the_newest_fifteen_percent_select() -> None:
+    chosen = choose([row(n) for n in range(200)], largest=1000, since=None)
+    assert [item.split for item in chosen] == ["train"] * 170 + ["select"] * 30
+    assert [item.time for item in chosen] == sorted(item.time for item in chosen)
+
+
+@given(st.lists(st.integers(0, 120), min_size=120, max_size=400), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_text_is_on_both_sides_and_every_text_is_there_once(texts, by_group) -> None:
+    rows = [row(number, text, group=f"g{text % 40}") for number, text in enumerate(texts)]
+    rows += [row(1000 + n, 500 + n) for n in range(60)]
+    chosen = choose(rows, largest=10_000, since=None, by_group=by_group)
+    hashes = [item.input_sha256 for item in chosen]
+    assert len(hashes) == len(set(hashes)) == len({row["input_sha256"] for row in rows})
+    assert sum(item.weight for item in chosen) == len(rows)
+    by_id = {row["example_id"]: row for row in rows}
+    if by_group:
+        train, select = (
+            {by_id[item.example_id]["group"] or item.example_id for item in chosen if item.split == split}
+            for split in ("train", "select")
+        )
+        assert not train & select
+    assert {item.split for item in chosen} == {"train", "select"}
+
+
+def test_the_newest_answer_stands_for_a_text() -> None:
+    chosen = choose([*(row(n) for n in range(100)), row(200, 3, output="b")], largest=1000, since=None)
+    newest = [item for item in chosen if item.example_id == "e00200"]
+    assert (len(newest), newest[0].weight, newest[0].split) == (1, 2, "select")
+    assert "e00003" not in {item.example_id for item in chosen}
+
+
+def test_rules_teach_nothing() -> None:
+    rows = [row(n, provenance="policy" if n % 3 == 0 else "teacher") for n in range(150)]
+    assert len(choose(rows, largest=1000, since=None)) == 100
+
+
+def test_too_little_is_refused_with_the_number() -> None:
+    with pytest.raises(DataError, match="Only 49 distinct texts"):
+        choose([row(n) for n in range(49)], largest=1000, since=None)
+    with pytest.raises(DataError, match="at least two different"):
+        choose([row(n, output="a") for n in range(80)], largest=1000, since=None)
+
+
+def test_after_a_drift_old_texts_are_replayed_beside_the_new() -> None:
+    rows = [row(n) for n in range(1000)]
+    chosen = choose(rows, largest=300, since=at(499))
+    old = [item for item in chosen if item.time <= at(499)]
+    assert (len(chosen), len(old)) == (300, 90)
+    # Replay is spread over all that was before, not only its end.
+    assert min(item.time for item in old) < at(100)
+    few_new = choose(rows, largest=300, since=at(949))
+    assert sum(item.time > at(949) for item in few_new) == 50
+
+
+def test_freezing_twice_gives_one_file_named_by_content_and_without_text(tmp_path) -> None:
+    rows = [row(n, input="secret") for n in range(100)]
+    chosen = choose(rows, largest=1000, since=None)
+    first = freeze(chosen, tmp_path, at(100))
+    assert freeze(choose(rows[::-1], largest=1000, since=None), tmp_path, at(100)) == first
+    assert [path.name for path in tmp_path.iterdir()] == [f"{first.version}.parquet"]
+    table = pq.read_table(tmp_path / f"{first.version}.parquet")
+    assert set(table.column_names) == {"example_id", "input_sha256", "split", "weight", "sample", "time"}
+    assert (first.n_train, first.n_select) == (85, 15)
+    other = freeze(choose(rows[:-1], largest=1000, since=None), tmp_path, at(100))
+    assert other.version != first.version
