@@ -8,7 +8,6 @@ import socket
 from functools import partial
 
 from redis.asyncio import Redis
-from stillhouse.bus.service import Service
 
 from services.trainer.handlers import build_router
 from services.trainer.lineage import log_regularly
@@ -17,6 +16,7 @@ from services.trainer.states import States
 from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.service import Service
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 

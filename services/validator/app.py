@@ -9,7 +9,6 @@ from functools import partial
 from typing import Final
 
 from redis.asyncio import Redis
-from stillhouse.bus.service import Service
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
@@ -19,6 +18,7 @@ from services.validator.verdicts import Verdicts
 from services.validator.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.service import Service
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 

@@ -1,0 +1,95 @@
+"""How a service lives: start, be asked how it is, work, drain on SIGTERM within 15 s."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from aiokafka.errors import KafkaError
+from faststream.kafka import KafkaBroker
+
+from stillhouse.settings import Settings
+from stillhouse.telemetry.http import HttpServer, PortTaken
+from stillhouse.telemetry.logs import configure_logging
+from stillhouse.telemetry.tracing import configure_tracing
+
+GRACE_S: Final = 15.0
+
+log = structlog.get_logger()
+
+Step = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A composed service that has not started. `background` runs until cancelled; `ready` names what it waits for."""
+
+    name: str
+    broker: KafkaBroker
+    background: Sequence[Step] = ()
+    on_start: Sequence[Step] = ()
+    on_stop: Sequence[Step] = ()
+    ready: Mapping[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
+
+
+def run_service(build: Callable[[], Service], settings: Settings) -> None:
+    """Compose and run until SIGTERM or SIGINT; anything expected that goes wrong is one sentence and status 1."""
+    from stillhouse.models.port import ModelError
+    from stillhouse.tasks import TaskFileError
+
+    try:
+        asyncio.run(_run(build, settings))
+    except (KafkaError, ModelError, PortTaken, TaskFileError, OSError) as error:
+        sys.exit(f"{error}")
+
+
+async def _run(build: Callable[[], Service], settings: Settings) -> None:
+    service = build()
+    configure_logging(settings.telemetry, service.name)
+    tracing = configure_tracing(settings.telemetry, service.name)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    started = False
+
+    async def ready() -> dict[str, bool]:
+        checks = {name: await check() for name, check in service.ready.items()}
+        return {"started": started, "kafka": await service.broker.ping(timeout=2.0), **checks}
+
+    http = HttpServer(settings.telemetry.http_host, settings.telemetry.http_port, lambda: True, ready)
+    await http.start()
+    log.info("health and metrics", host=settings.telemetry.http_host, port=http.port)
+    working: list[asyncio.Task[object]] = []
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        # Producers first: what is recovered may have to be said.
+        await service.broker.connect()
+        for step in service.on_start:
+            await step()
+        await service.broker.start()
+        working = [asyncio.ensure_future(loop()) for loop in service.background]
+        started = True
+        await asyncio.wait({stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
+        for task in working:
+            if task.done():
+                task.result()  # a loop ends by itself only with an error: let it end the process
+    finally:
+        stopping.cancel()
+        # Handlers finish what they hold; then nothing gives the loops new work.
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await service.broker.stop()
+        except TimeoutError:
+            log.warning("not drained in time", seconds=GRACE_S)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+        for step in service.on_stop:
+            await step()
+        await http.stop()
+        await asyncio.to_thread(tracing.shutdown)
