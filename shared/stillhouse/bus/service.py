@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,38 +49,19 @@ def run_service(build: Callable[[], Service], settings: Settings) -> None:
         sys.exit(f"{error}")
 
 
-async def _run(build: Callable[[], Service], settings: Settings) -> None:
-    service = build()
-    configure_logging(settings.telemetry, service.name)
-    tracing = configure_tracing(settings.telemetry, service.name)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    started = False
-
-    async def ready() -> dict[str, bool]:
-        checks = {name: await check() for name, check in service.ready.items()}
-        return {"started": started, "kafka": await service.broker.ping(timeout=2.0), **checks}
-
-    http = HttpServer(settings.telemetry.http_host, settings.telemetry.http_port, lambda: True, ready)
-    await http.start()
-    log.info("health and metrics", host=settings.telemetry.http_host, port=http.port)
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]:
+    """`service`, started; at the end it is drained and stopped. Gives its background loops."""
     working: list[asyncio.Task[object]] = []
-    stopping = asyncio.create_task(stop.wait())
     try:
         # Producers first: what is recovered may have to be said.
         await service.broker.connect()
         for step in service.on_start:
             await step()
         await service.broker.start()
-        working = [asyncio.ensure_future(loop()) for loop in service.background]
-        started = True
-        await asyncio.wait({stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
-        for task in working:
-            if task.done():
-                task.result()  # a loop ends by itself only with an error: let it end the process
+        working += [asyncio.ensure_future(loop()) for loop in service.background]
+        yield working
     finally:
-        stopping.cancel()
         # Handlers finish what they hold; then nothing gives the loops new work.
         try:
             async with asyncio.timeout(GRACE_S):
@@ -91,5 +73,33 @@ async def _run(build: Callable[[], Service], settings: Settings) -> None:
         await asyncio.gather(*working, return_exceptions=True)
         for step in service.on_stop:
             await step()
+
+
+async def _run(build: Callable[[], Service], settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    service = build()
+    configure_logging(settings.telemetry, service.name)
+    tracing = configure_tracing(settings.telemetry, service.name)
+    started = False
+
+    async def ready() -> dict[str, bool]:
+        checks = {name: await check() for name, check in service.ready.items()}
+        return {"started": started, "kafka": started and await service.broker.ping(timeout=2.0), **checks}
+
+    http = HttpServer(settings.telemetry.http_host, settings.telemetry.http_port, lambda: True, ready)
+    await http.start()
+    log.info("health and metrics", host=settings.telemetry.http_host, port=http.port)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        async with running(service) as working:
+            started = True
+            await asyncio.wait({stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
+            for task in working:
+                if task.done():
+                    task.result()  # a loop ends by itself only with an error: let it end the process
+    finally:
+        stopping.cancel()
         await http.stop()
         await asyncio.to_thread(tracing.shutdown)
