@@ -212,7 +212,9 @@ class _Call:
             audited.append(event)
         return audited
 
-    def _audited(self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted) -> InferenceAudited:
+    def _audited(
+        self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float
+    ) -> InferenceAudited:
         request, student = self._request, said.answer
         would_serve = student is not None and student.confidence >= audit.student.threshold
         serving = self._plan.serving
