@@ -10,4 +10,4 @@ from stillhouse.settings import Settings
 class DriftMonitorSettings(Settings):
     """`STILLHOUSE_...` as for every service, and the drift monitor's own keys."""
 
-    drift_monitor_window: int = Field(default=200, ge=1, description="Recent audits that an alarm's estimate is over.")
+    drift_monitor_window: int = Field(default=100, ge=1, description="Recent audits that an alarm's estimate is over.")

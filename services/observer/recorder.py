@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from datetime import datetime
+from typing import Final, Protocol, TypeVar
 
 from services.observer.recording import (
     audit_entry,
@@ -23,12 +24,33 @@ from stillhouse.telemetry.metrics import metrics
 
 FULL_BATCH: Final = 500
 
+E = TypeVar("E", bound=Event)
+
 
 class Publish(Protocol):
     """How events leave: into the trace `traceparent`, or the current one."""
 
     async def __call__(self, event: Event, *, traceparent: str | None = None) -> None:
         """Raises `KafkaError`."""
+
+
+class FirstTimes:
+    """The times under which this process saw the newest events first.
+
+    An event that its service said again after a crash has its old id and a new time, and the store looks for an id
+    only where its time is.
+    """
+
+    def __init__(self, size: int = 100_000) -> None:
+        self._size = size
+        self._times: dict[str, datetime] = {}
+
+    def restore(self, event: E, name: str) -> E:
+        """`event` under the time that `name` had first; the oldest names are forgotten."""
+        first = self._times.setdefault(name, event.time)
+        if len(self._times) > self._size:
+            del self._times[next(iter(self._times))]
+        return event if first == event.time else event.model_copy(update={"time": first})
 
 
 class Recorder:
@@ -44,9 +66,11 @@ class Recorder:
         self._publish = publish
         self._tasks = tasks
         self._pause_s = pause_s
+        self._completed, self._audited, self._others = FirstTimes(), FirstTimes(), FirstTimes()
 
     async def completed(self, events: Sequence[InferenceCompleted], traces: Mapping[str, str]) -> None:
         """Examples and ledger entries of answered requests. `traces`: event id to traceparent."""
+        events = [self._completed.restore(event, f"{event.task_key}/{event.request_id}") for event in events]
 
         def write() -> tuple[list[ExampleRow], set[str], int]:
             examples = [row for row in map(completed_example, events) if row is not None]
@@ -58,7 +82,9 @@ class Recorder:
             await self._say(*await asyncio.to_thread(write), len(events), by_request)
 
     async def audited(self, events: Sequence[InferenceAudited], traces: Mapping[str, str]) -> None:
-        """Audits, what they cost, and the teacher answers that are nowhere else."""
+        """Audits, what they cost, and the teacher's answers in them."""
+        # By request, not by audit: the audits of two students share their example.
+        events = [self._audited.restore(event, f"{event.task_key}/{event.request_id}") for event in events]
 
         def write() -> tuple[list[ExampleRow], set[str], int]:
             examples = [row for row in map(audited_example, events) if row is not None]
@@ -72,12 +98,14 @@ class Recorder:
 
     async def costs(self, events: Sequence[CostIncurred]) -> None:
         """Overheads that other services report."""
+        events = [self._others.restore(event, event.id) for event in events]
         if events:
             new = await asyncio.to_thread(self._store.append_ledger, [cost_entry(event) for event in events])
             await self._say([], set(), len(new), len(events), {})
 
     async def routes(self, events: Sequence[RouteChanged]) -> None:
         """The history of who served."""
+        events = [self._others.restore(event, event.id) for event in events]
         if events:
             new = await asyncio.to_thread(self._store.append_routes, [route_row(event) for event in events])
             await self._say([], set(), len(new), len(events), {})

@@ -33,12 +33,10 @@ _KINDS: Final = {"serve": "request", "observe": "request", "gate": "gate", "back
 
 
 def sample_of(completed: InferenceCompleted) -> Sample:
-    """How a teacher answer was come by; what is not known to be unbiased is an `escalation`.
+    """How a teacher answer outside of audits was come by; what is not known to be unbiased is an `escalation`.
 
     A policy answer is part of the full sample only as long as the requests beside it are: before a student serves.
     """
-    if completed.audited:
-        return "audit"
     if completed.purpose == "observe" or completed.reason in _UNCONDITIONAL:
         return "full"
     if completed.reason == "policy" and completed.stage in ("teacher", "shadow"):
@@ -47,18 +45,19 @@ def sample_of(completed: InferenceCompleted) -> Sample:
 
 
 def completed_example(completed: InferenceCompleted) -> ExampleRow | None:
-    """The teacher's answer to a request, where it gave one."""
-    if completed.status != "ok" or completed.teacher is None or not completed.input:
+    """The teacher's answer to a request, where it gave one.
+
+    An audited request's is taken from its audit alone: that has it whoever served, and two sources of one example would
+    disagree about its time, by which the store finds what it has already.
+    """
+    if completed.status != "ok" or completed.audited or completed.teacher is None or not completed.input:
         return None
     provenance: Provenance = "policy" if completed.reason == "policy" else "teacher"
     return _example(completed, completed.teacher, sample_of(completed), provenance)
 
 
 def audited_example(audited: InferenceAudited) -> ExampleRow | None:
-    """The teacher's answer of an audit: the only place it is in, where the student served.
-
-    Where the request's own answer held it too, both have one id and the store keeps one.
-    """
+    """The teacher's answer to an audited request; two audits of one request (two students) give one example."""
     if not audited.input:
         return None
     return _example(audited, audited.teacher, "audit", "policy" if audited.policy else "teacher")
@@ -144,7 +143,11 @@ def audit_entry(audited: InferenceAudited) -> LedgerRow:
     """What the answer cost that the client did not get."""
     from_teacher = audited.served_by == "teacher"
     return LedgerRow(
+<<<<<<< HEAD
         entry_id=follow_id(audited.request_id, "ledger", f"{audited.task_key}/audit/{audited.student_id}"),
+=======
+        entry_id=follow_id(audited.id, "ledger", audited.task_key),  # a request may be audited for two students
+>>>>>>> observe
         time=audited.time,
         tenant=audited.tenant,
         task=audited.task,

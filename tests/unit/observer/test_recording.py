@@ -41,8 +41,6 @@ from tests.unit.observer.events import T0, audited, completed, said
         ({"reason": "below_threshold", "stage": "live"}, "escalation"),
         ({"reason": "student_failed", "stage": "live"}, "escalation"),
         ({"reason": "canary_holdout", "stage": "canary"}, "escalation"),
-        ({"reason": "canary_holdout", "stage": "canary", "audited": True}, "audit"),
-        ({"reason": "below_threshold", "stage": "live", "audited": True}, "audit"),
         ({"reason": None}, "escalation"),
     ],
 )
@@ -69,12 +67,15 @@ def test_no_teacher_answer_no_text_or_no_success_is_no_example() -> None:
     assert completed_example(failed) is None
 
 
-def test_a_teacher_answer_that_came_by_an_audit_has_the_id_of_its_request() -> None:
-    late, direct = audited_example(audited()), completed_example(completed(audited=True))
-    assert late is not None
-    assert direct is not None
-    assert late == direct
-    assert recorded(late) == recorded(direct)
+def test_an_audited_request_has_one_example_and_it_is_from_its_audit() -> None:
+    assert completed_example(completed(audited=True)) is None
+    row, other = audited_example(audited()), audited_example(audited(id="audited-for-s2", student_id="s2"))
+    assert row is not None
+    assert row == other
+    assert row.sample == "audit"
+    unaudited = completed_example(completed())
+    assert unaudited is not None
+    assert unaudited.example_id == row.example_id
     ruled = audited_example(audited(policy=True, student=None))
     assert ruled is not None
     assert (ruled.sample, ruled.provenance) == ("audit", "policy")
@@ -88,7 +89,8 @@ def test_an_audited_request_and_its_audit_share_the_bill_and_count_nothing_twice
     assert (request.kind, request.teacher_cpu_ms, request.student_cpu_ms) == ("request", 0.0, 1.0)
     assert (audit.kind, audit.teacher_cpu_ms, audit.student_cpu_ms) == ("audit", 3.0, 0.0)
     assert (audit.usd, audit.teacher_usd, audit.cause_id, audit.note) == (0.002, 0.0, "request-1", "s1")
-    assert request.entry_id != audit.entry_id
+    other = audit_entry(audited(id="audited-for-s2", student_id="s2"))
+    assert len({request.entry_id, audit.entry_id, other.entry_id}) == 3
 
 
 def test_an_escalated_request_pays_for_both_models() -> None:
