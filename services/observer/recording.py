@@ -143,11 +143,7 @@ def audit_entry(audited: InferenceAudited) -> LedgerRow:
     """What the answer cost that the client did not get."""
     from_teacher = audited.served_by == "teacher"
     return LedgerRow(
-<<<<<<< HEAD
-        entry_id=follow_id(audited.request_id, "ledger", f"{audited.task_key}/audit/{audited.student_id}"),
-=======
         entry_id=follow_id(audited.id, "ledger", audited.task_key),  # a request may be audited for two students
->>>>>>> observe
         time=audited.time,
         tenant=audited.tenant,
         task=audited.task,
