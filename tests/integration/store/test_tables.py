@@ -48,6 +48,22 @@ def test_only_new_ids_are_given_and_written_once(store) -> None:
     assert store.append_examples([]) == set()
 
 
+def test_an_id_is_written_once_though_its_time_differs(store) -> None:
+    # A teacher's answer is in `inference.completed` and, some time later, in `inference.audited`.
+    assert store.append_examples([example(1), example(1, time=at(20), output="no")]) == {"a-000001"}
+    for i in range(2, 40):
+        store.append_examples([example(i)])
+    assert store.append_examples([example(1, time=at(500))]) == set()
+    assert store.append_examples([example(1, time=at(-500))]) == set()
+    assert store.examples("default/a", until=at(1)).to_pylist()[0]["output"] == "yes"
+    # Said again days later, after a restart: verdicts and routes are few, so all of them are looked at.
+    verdict = EvaluationRow("e1", at(1), "default", "a", "s1", "offline", "undecided", "open", 40)
+    assert store.append_evaluations([verdict]) == {"e1"}
+    assert store.append_evaluations([replace(verdict, time=at(1_000_000))]) == set()
+    assert store.append_routes([route(1)]) == {"a-1"}
+    assert store.append_routes([replace(route(1), time=at(1_000_000))]) == set()
+
+
 def test_examples_are_filtered_by_task_time_and_sample_and_ordered_by_time(store) -> None:
     store.append_examples([example(i) for i in (5, 3, 9, 1, 7, 8)])
     store.append_examples([example(i, task="b") for i in range(10)] + [example(2, tenant="other", example_id="o")])
