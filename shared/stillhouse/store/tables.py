@@ -58,6 +58,7 @@ class Table:
         None: any distance, and all files are.
         """
         self.folder = folder
+        self._log = folder / "_delta_log"
         self._spread = spread
         self.row_class = row_class
         self.id_column = fields(row_class)[0].name
@@ -223,11 +224,11 @@ class Table:
         """The newest state, for the one writer at a time; the table is created where there is none."""
         from deltalake import DeltaTable
 
-        if self._writer is not None:
+        if self._writer is not None and self._log.is_dir():
             try:
                 self._writer.update_incremental()
                 return self._writer
-            except Exception:  # too far behind (the log was cleaned up meanwhile), or the folder was removed
+            except Exception:  # too far behind: the log was cleaned up meanwhile
                 log.info("store_reopened", table=self.folder.name)
         if not DeltaTable.is_deltatable(str(self.folder)):
             DeltaTable.create(
@@ -242,10 +243,13 @@ class Table:
         from deltalake.exceptions import TableNotFoundError
 
         with self._reader_lock:
+            if not self._log.is_dir():  # nothing there yet, or the folder was removed
+                self._reader = None
+                return None
             if self._reader is not None:
                 try:
                     self._reader.update_incremental()
-                except Exception:  # too far behind, or the folder was removed
+                except Exception:  # too far behind: the log was cleaned up meanwhile
                     self._reader = None
             try:
                 self._reader = self._reader or DeltaTable(self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +207,26 @@ def test_small_files_are_joined_and_old_ones_removed(store, monkeypatch) -> None
     assert any((store.root / "examples" / "_delta_log").glob("*.checkpoint.parquet"))
     assert ids(Store(store.root).examples("default/a")) == [example(i).example_id for i in range(20)]
     assert store.append_examples([example(i) for i in range(21)]) == {"a-000020"}
+
+
+def test_others_cleaned_up_or_removed_the_table_meanwhile(store, monkeypatch) -> None:
+    store.append_examples([example(0)])
+    assert store.count_examples("default/a") == 1
+    monkeypatch.setattr(module, "COMPACT_EVERY", 8)
+    other = Store(store.root)
+    for i in range(1, 20):
+        other.append_examples([example(i)])
+    log = store.root / "examples" / "_delta_log"
+    checkpoint = max(int(path.name[:20]) for path in log.glob("*.checkpoint.parquet"))
+    for path in log.glob("*.json"):
+        if int(path.name[:20]) < checkpoint:
+            path.unlink()  # as after a day
+    assert store.append_examples([example(i) for i in range(21)]) == {"a-000020"}
+    assert store.count_examples("default/a") == store.examples("default/a").num_rows == 21
+    shutil.rmtree(store.root / "examples")
+    assert store.count_examples("default/a") == store.examples("default/a").num_rows == 0
+    assert store.append_examples([example(1)]) == {"a-000001"}
+    assert store.count_examples("default/a") == 1
 
 
 def test_a_compaction_that_fails_fails_no_append(store, monkeypatch) -> None:
