@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from functools import partial
@@ -16,7 +15,7 @@ from services.trainer.states import States
 from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
-from stillhouse.bus.service import Service
+from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -45,9 +44,6 @@ def build_app(settings: TrainerSettings) -> Service:
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    async def store_ready() -> bool:
-        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
-
     return Service(
         name="trainer",
         broker=broker,
@@ -58,5 +54,5 @@ def build_app(settings: TrainerSettings) -> Service:
         ],
         on_start=[training.recover],
         on_stop=[redis.aclose],
-        ready={"redis": redis_ready, "home": store_ready},
+        ready={"redis": redis_ready, "home": partial(writable, settings.home)},
     )

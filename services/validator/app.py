@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from functools import partial
@@ -18,7 +17,7 @@ from services.validator.verdicts import Verdicts
 from services.validator.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
-from stillhouse.bus.service import Service
+from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -53,9 +52,6 @@ def build_app(settings: ValidatorSettings) -> Service:
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    async def home_ready() -> bool:
-        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
-
     return Service(
         name="validator",
         broker=broker,
@@ -66,5 +62,5 @@ def build_app(settings: ValidatorSettings) -> Service:
         ],
         on_start=[gates.recover],
         on_stop=[redis.aclose],
-        ready={"redis": redis_ready, "home": home_ready},
+        ready={"redis": redis_ready, "home": partial(writable, settings.home)},
     )
