@@ -203,21 +203,23 @@ class _Call:
             log.warning("audit_without_teacher", request_id=self._request.id, error=teacher.error)
             return []
         audited = []
-        for audit in self._plan.audits:
+        for number, audit in enumerate(self._plan.audits):
             said = _Said(None) if self._plan.policy is not None else await self._ask(audit.student)
-            event = self._audited(audit, teacher.answer, said, completed)
+            # What was asked for the client's sake is no overhead, and a teacher that served two audits was paid once.
+            paid = teacher.answer.cost_usd if completed.teacher is None and number == 0 else 0.0
+            event = self._audited(audit, teacher.answer, said, completed, paid)
             metrics().audits.labels(self._task.key, audit.stage, str(event.agrees).lower()).inc()
             audited.append(event)
         return audited
 
-    def _audited(self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted) -> InferenceAudited:
+    def _audited(
+        self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float
+    ) -> InferenceAudited:
         request, student = self._request, said.answer
         would_serve = student is not None and student.confidence >= audit.student.threshold
         serving = self._plan.serving
         served = completed.served_by == "student" and serving is not None
         served = served and serving is not None and serving.student_id == audit.student.student_id
-        # What was asked for the client's sake is no overhead: a student below its threshold, the teacher after it.
-        overhead = teacher.cost_usd if completed.teacher is None else 0.0
         if student is not None and (serving is None or serving.student_id != audit.student.student_id):
             overhead += student.cost_usd
         return InferenceAudited(

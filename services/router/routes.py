@@ -27,6 +27,7 @@ class RouteTable:
         self._kafka = kafka
         self._students = students
         self._routes: dict[str, RouteChanged] = {}
+        self._taking = asyncio.Lock()
         self._next = 0
         self._moved = asyncio.Condition()
         self._consumer: AIOKafkaConsumer | None = None
@@ -66,12 +67,14 @@ class RouteTable:
 
     async def take(self, route: RouteChanged) -> None:
         """Put a route in force, unless a newer one is."""
-        known = self._routes.get(route.task_key)
-        if known is not None and known.version >= route.version:
-            return
-        await self._students.load(route)
-        self._routes[route.task_key] = route
-        await self._students.keep(self._routes.values())
+        # The controller puts its own decision in force, and reads it from the log at the same time.
+        async with self._taking:
+            known = self._routes.get(route.task_key)
+            if known is not None and known.version >= route.version:
+                return
+            await self._students.load(route)
+            self._routes[route.task_key] = route
+            await self._students.keep(self._routes.values())
         metrics().set_stage(route.task_key, route.stage)
         log.info(
             "route_in_force",
