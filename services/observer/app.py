@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from functools import partial
 from typing import Final
 
@@ -11,7 +9,7 @@ from services.observer.handlers import build_router
 from services.observer.recorder import Recorder
 from services.observer.settings import ObserverSettings
 from stillhouse.bus import make_broker, publish
-from stillhouse.bus.service import Service
+from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -31,7 +29,4 @@ def build_app(settings: ObserverSettings) -> Service:
     broker.context.set_global("recorder", recorder)
     broker.include_router(build_router(settings.kafka))
 
-    async def home_ready() -> bool:
-        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
-
-    return Service(name="observer", broker=broker, ready={"home": home_ready})
+    return Service(name="observer", broker=broker, ready={"home": partial(writable, settings.home)})

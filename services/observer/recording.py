@@ -143,7 +143,7 @@ def audit_entry(audited: InferenceAudited) -> LedgerRow:
     """What the answer cost that the client did not get."""
     from_teacher = audited.served_by == "teacher"
     return LedgerRow(
-        entry_id=follow_id(audited.request_id, "ledger", f"{audited.task_key}/audit/{audited.student_id}"),
+        entry_id=follow_id(audited.id, "ledger", audited.task_key),  # a request may be audited for two students
         time=audited.time,
         tenant=audited.tenant,
         task=audited.task,

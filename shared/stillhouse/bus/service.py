@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -36,6 +38,19 @@ class Service:
     on_start: Sequence[Step] = ()
     on_stop: Sequence[Step] = ()
     ready: Mapping[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
+
+
+async def writable(folder: Path) -> bool:
+    """Whether `folder` is there (it is made where it is not) and can be written to."""
+
+    def check() -> bool:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(folder, os.W_OK)
+
+    return await asyncio.to_thread(check)
 
 
 def run_service(build: Callable[[], Service], settings: Settings) -> None:

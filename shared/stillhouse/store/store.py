@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 class Store:
     """The tables under `root`. Creating it touches nothing; every method blocks (use `asyncio.to_thread`).
 
-    Safe for several threads and processes. `append_*` may be called with rows that are there already: they give the ids
-    of those that were not. `transaction` names the application and version of the whole batch (see `Table.append`).
-    Reads give typed columns also where nothing was ever written. A `task_key` is `<tenant>/<task>`.
+    Safe for several threads and processes. `append_*` may be called with rows that are there already: they give the
+    ids of those that were not. Examples, audits and ledger entries with one id may be up to 10 minutes apart (an audit
+    holds a teacher's answer that its request's own answer held before), routes and verdicts any time. `transaction`
+    names the application and version of the whole batch (see `Table.append`). Reads give typed columns also where
+    nothing was ever written. A `task_key` is `<tenant>/<task>`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,8 +31,8 @@ class Store:
         self._examples = Table(root / "examples", ExampleRow)
         self._audits = Table(root / "audits", AuditRow)
         self._ledger = Table(root / "ledger", LedgerRow)
-        self._routes = Table(root / "routes", RouteRow)
-        self._evaluations = Table(root / "evaluations", EvaluationRow)
+        self._routes = Table(root / "routes", RouteRow, spread=None)
+        self._evaluations = Table(root / "evaluations", EvaluationRow, spread=None)
         self._erasures = Erasures(root / "erased.json")
 
     def append_examples(self, rows: Sequence[ExampleRow], *, transaction: Transaction | None = None) -> set[str]:

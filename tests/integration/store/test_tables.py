@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,22 @@ def test_only_new_ids_are_given_and_written_once(store) -> None:
     assert store.append_examples([example(i) for i in range(75)]) == set()
     assert ids(store.examples("default/a")) == [example(i).example_id for i in range(75)]
     assert store.append_examples([]) == set()
+
+
+def test_an_id_is_written_once_though_its_time_differs(store) -> None:
+    # A teacher's answer is in `inference.completed` and, some time later, in `inference.audited`.
+    assert store.append_examples([example(1), example(1, time=at(20), output="no")]) == {"a-000001"}
+    for i in range(2, 40):
+        store.append_examples([example(i)])
+    assert store.append_examples([example(1, time=at(500))]) == set()
+    assert store.append_examples([example(1, time=at(-500))]) == set()
+    assert store.examples("default/a", until=at(1)).to_pylist()[0]["output"] == "yes"
+    # Said again days later, after a restart: verdicts and routes are few, so all of them are looked at.
+    verdict = EvaluationRow("e1", at(1), "default", "a", "s1", "offline", "undecided", "open", 40)
+    assert store.append_evaluations([verdict]) == {"e1"}
+    assert store.append_evaluations([replace(verdict, time=at(1_000_000))]) == set()
+    assert store.append_routes([route(1)]) == {"a-1"}
+    assert store.append_routes([replace(route(1), time=at(1_000_000))]) == set()
 
 
 def test_examples_are_filtered_by_task_time_and_sample_and_ordered_by_time(store) -> None:
@@ -190,6 +207,26 @@ def test_small_files_are_joined_and_old_ones_removed(store, monkeypatch) -> None
     assert any((store.root / "examples" / "_delta_log").glob("*.checkpoint.parquet"))
     assert ids(Store(store.root).examples("default/a")) == [example(i).example_id for i in range(20)]
     assert store.append_examples([example(i) for i in range(21)]) == {"a-000020"}
+
+
+def test_others_cleaned_up_or_removed_the_table_meanwhile(store, monkeypatch) -> None:
+    store.append_examples([example(0)])
+    assert store.count_examples("default/a") == 1
+    monkeypatch.setattr(module, "COMPACT_EVERY", 8)
+    other = Store(store.root)
+    for i in range(1, 20):
+        other.append_examples([example(i)])
+    log = store.root / "examples" / "_delta_log"
+    checkpoint = max(int(path.name[:20]) for path in log.glob("*.checkpoint.parquet"))
+    for path in log.glob("*.json"):
+        if int(path.name[:20]) < checkpoint:
+            path.unlink()  # as after a day
+    assert store.append_examples([example(i) for i in range(21)]) == {"a-000020"}
+    assert store.count_examples("default/a") == store.examples("default/a").num_rows == 21
+    shutil.rmtree(store.root / "examples")
+    assert store.count_examples("default/a") == store.examples("default/a").num_rows == 0
+    assert store.append_examples([example(1)]) == {"a-000001"}
+    assert store.count_examples("default/a") == 1
 
 
 def test_a_compaction_that_fails_fails_no_append(store, monkeypatch) -> None:
