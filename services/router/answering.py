@@ -1,58 +1,280 @@
-"""What a request is answered with, as a function of the request, the tasks and their teachers."""
+"""Carries out a request's plan: the client's answer as soon as it is there, its audits when both sides have spoken."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
-from stillhouse.events import Answer, Failure, InferenceCompleted, InferenceRequested, follow_id
-from stillhouse.models.port import Model, ModelError, Prediction
+import structlog
+from opentelemetry import trace
+
+from services.router.routing import Audit, Plan, plan
+from stillhouse.events import (
+    Answer,
+    Failure,
+    InferenceAudited,
+    InferenceCompleted,
+    InferenceRequested,
+    RouteChanged,
+    StudentRoute,
+    follow_id,
+)
+from stillhouse.models.port import Model, ModelError
+from stillhouse.models.rules import EscalationRules
+from stillhouse.quality.agreement import exact
 from stillhouse.tasks import Task
+from stillhouse.telemetry import names
+from stillhouse.telemetry.metrics import metrics
+
+log = structlog.get_logger()
 
 
-async def answer(
-    request: InferenceRequested, tasks: Mapping[str, Task], teachers: Mapping[str, Model]
-) -> InferenceCompleted:
-    """The completed event for `request`; whatever goes wrong is an answer too, never an exception."""
-    started = time.perf_counter()
-    task = tasks.get(request.task_key)
-    if task is None:
-        known = ", ".join(sorted(tasks)) or "none"
-        return failed(request, "unknown_task", f"no task {request.task_key!r} is declared; known: {known}.")
-    if len(request.input) > task.max_input_chars:
-        return failed(
-            request,
-            "too_large",
-            f"the input has {len(request.input):,} characters; task {task.key!r} takes {task.max_input_chars:,}.",
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The client's answer, and what gives the audits once they are complete (await it exactly once)."""
+
+    completed: InferenceCompleted
+    audits: Callable[[], Awaitable[list[InferenceAudited]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A model's answer, or why there is none (`code` as in `Failure`)."""
+
+    answer: Answer | None
+    code: str = ""
+    error: str = ""
+
+
+class Answering:
+    """Answers requests of all tasks. Whatever goes wrong is an answer too, never an exception."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        teachers: Mapping[str, Model],
+        route_of: Callable[[str], RouteChanged | None],
+        student_of: Callable[[StudentRoute], Model | None],
+    ) -> None:
+        """`route_of` gives the route in force of a task key; `student_of` a loaded student."""
+        self._tasks = tasks
+        self._teachers = teachers
+        self._route_of = route_of
+        self._student_of = student_of
+        self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
+        self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
+        self._tracer = trace.get_tracer("stillhouse.router")
+
+    async def answer(self, request: InferenceRequested) -> Answered:
+        """The answer to `request`."""
+        started = time.perf_counter()
+        task = self._tasks.get(request.task_key)
+        if task is None:
+            known = ", ".join(sorted(self._tasks)) or "none"
+            return _failed(request, "unknown_task", f"no task {request.task_key!r} is declared; known: {known}.")
+        if len(request.input) > task.max_input_chars:
+            return _failed(
+                request,
+                "too_large",
+                f"the input has {len(request.input):,} characters; task {task.key!r} takes {task.max_input_chars:,}.",
+            )
+        route = self._route_of(task.key)
+        chosen = plan(request, task, route, self._rules[task.key].match(request.input))
+        version = route.version if route is not None else 0
+        return await _Call(self, request, task, chosen, version, started).run()
+
+    async def ask_teacher(self, request: InferenceRequested, task: Task) -> _Said:
+        """The teacher's answer within the task's and the request's deadline."""
+        deadline = min(task.teacher.timeout_s, (request.deadline_ms or 600_000) / 1000)
+        teacher = self._teachers[task.key]
+        started = time.perf_counter()
+        with self._tracer.start_as_current_span(names.SPAN_TEACHER_CALL) as span:
+            span.set_attribute(names.ATTR_TASK, task.key)
+            try:
+                async with asyncio.timeout(deadline), self._slots[task.key]:
+                    answer = await _predict(teacher, request.input, started)
+            except TimeoutError:
+                return _Said(None, "deadline", f"the teacher did not answer within {deadline:g} s.")
+            except ModelError as error:
+                return _Said(None, "teacher_failed", str(error))
+        metrics().model_call.labels("teacher").observe(answer.latency_ms / 1000)
+        return _Said(answer)
+
+    async def ask_student(self, request: InferenceRequested, task: Task, student: StudentRoute) -> _Said:
+        """The student's answer within the task's time for students."""
+        model, timeout = self._student_of(student), task.gate.student_timeout_ms / 1000
+        if model is None:
+            return _Said(None, error=f"student {student.student_id} is not loaded")
+        started = time.perf_counter()
+        with self._tracer.start_as_current_span(names.SPAN_STUDENT_CALL) as span:
+            span.set_attribute(names.ATTR_STUDENT_ID, student.student_id)
+            try:
+                async with asyncio.timeout(timeout):
+                    answer = await _predict(model, request.input, started)
+            except TimeoutError:
+                return _Said(None, error=f"student {student.student_id} did not answer within {timeout:g} s")
+            except ModelError as error:
+                return _Said(None, error=str(error))
+        metrics().model_call.labels("student").observe(answer.latency_ms / 1000)
+        return _Said(answer)
+
+
+class _Call:
+    """One request on its way. Models are asked at most once each, when they are first needed."""
+
+    def __init__(
+        self, models: Answering, request: InferenceRequested, task: Task, chosen: Plan, version: int, started: float
+    ) -> None:
+        self._models, self._request, self._task = models, request, task
+        self._plan, self._version, self._started = chosen, version, started
+        self._teacher: asyncio.Task[_Said] | None = None
+        self._students: dict[str, asyncio.Task[_Said]] = {}
+
+    async def run(self) -> Answered:
+        chosen = self._plan
+        if chosen.serving is None or chosen.audits:
+            self._ask_teacher()
+        if chosen.policy is None:
+            for audit in chosen.audits:
+                self._ask(audit.student)
+        said, reason, asked = None, chosen.reason, None
+        if chosen.serving is not None:
+            asked = await self._ask(chosen.serving)
+            if asked.answer is None:
+                log.warning("student_failed", student_id=chosen.serving.student_id, error=asked.error)
+                reason = "student_failed"
+            elif asked.answer.confidence < chosen.serving.threshold:
+                reason = "below_threshold"
+            else:
+                said = asked
+        served_by_student = said is not None
+        teacher: _Said | None = None
+        if said is None:
+            said = teacher = await self._ask_teacher()
+        if said.answer is None:
+            failed = _failed(self._request, said.code, said.error)
+            await self._settle()
+            return failed
+        student = asked.answer if asked is not None else None
+        completed = _completed(self._request).model_copy(
+            update={
+                "output": said.answer.output,
+                "served_by": "student" if served_by_student else "teacher",
+                "reason": reason,
+                "stage": chosen.stage,
+                "audited": bool(chosen.audits),
+                "teacher": teacher.answer if teacher is not None else None,
+                "student": student,
+                "threshold": chosen.serving.threshold if chosen.serving is not None else None,
+                "route_version": self._version,
+                "cost_usd": sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
+                "teacher_cost_usd": teacher.answer.cost_usd
+                if teacher is not None and teacher.answer is not None
+                else self._task.teacher.usd_per_call,
+                "latency_ms": (time.perf_counter() - self._started) * 1000,
+            }
         )
-    deadline = min(task.teacher.timeout_s, (request.deadline_ms or 600_000) / 1000)
-    try:
-        async with asyncio.timeout(deadline):
-            [prediction] = await teachers[task.key].predict([request.input])
-    except TimeoutError:
-        return failed(request, "deadline", f"the teacher did not answer within {deadline:g} s.")
-    except ModelError as error:
-        return failed(request, "teacher_failed", str(error))
-    latency = (time.perf_counter() - started) * 1000
-    return _completed(request).model_copy(
-        update={
-            "output": prediction.output,
-            "served_by": "teacher",
-            "reason": "pinned" if request.pin else ("policy" if prediction.policy else "no_student"),
-            "teacher": _answer(prediction, teachers[task.key].version, latency),
-            "cost_usd": prediction.cost_usd,
-            "teacher_cost_usd": prediction.cost_usd,
-            "latency_ms": latency,
-        }
+        return Answered(completed, lambda: self._audits(completed))
+
+    def _ask_teacher(self) -> asyncio.Task[_Said]:
+        if self._teacher is None:
+            self._teacher = asyncio.create_task(self._models.ask_teacher(self._request, self._task))
+        return self._teacher
+
+    def _ask(self, student: StudentRoute) -> asyncio.Task[_Said]:
+        task = self._students.get(student.student_id)
+        if task is None:
+            task = asyncio.create_task(self._models.ask_student(self._request, self._task, student))
+            self._students[student.student_id] = task
+        return task
+
+    async def _settle(self) -> None:
+        """Wait for what was asked and is not needed any more."""
+        await asyncio.gather(*self._students.values(), return_exceptions=True)
+
+    async def _audits(self, completed: InferenceCompleted) -> list[InferenceAudited]:
+        if not self._plan.audits:
+            return []
+        teacher = await self._ask_teacher()
+        if teacher.answer is None:
+            await self._settle()
+            log.warning("audit_without_teacher", request_id=self._request.id, error=teacher.error)
+            return []
+        audited = []
+        for number, audit in enumerate(self._plan.audits):
+            said = _Said(None) if self._plan.policy is not None else await self._ask(audit.student)
+            # What was asked for the client's sake is no overhead, and a teacher that served two audits was paid once.
+            paid = teacher.answer.cost_usd if completed.teacher is None and number == 0 else 0.0
+            event = self._audited(audit, teacher.answer, said, completed, paid)
+            metrics().audits.labels(self._task.key, audit.stage, str(event.agrees).lower()).inc()
+            audited.append(event)
+        return audited
+
+    def _audited(
+        self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float
+    ) -> InferenceAudited:
+        request, student = self._request, said.answer
+        would_serve = student is not None and student.confidence >= audit.student.threshold
+        serving = self._plan.serving
+        served = completed.served_by == "student" and serving is not None
+        served = served and serving is not None and serving.student_id == audit.student.student_id
+        if student is not None and (serving is None or serving.student_id != audit.student.student_id):
+            overhead += student.cost_usd
+        return InferenceAudited(
+            id=follow_id(request.id, InferenceAudited.TYPE, audit.student.student_id),
+            tenant=request.tenant,
+            task=request.task,
+            request_id=request.id,
+            input=request.input,
+            student_id=audit.student.student_id,
+            artefact_sha256=audit.student.artefact.sha256,
+            stage=audit.stage,
+            pi=audit.pi,
+            teacher=teacher,
+            student=student,
+            student_error=said.error or None,
+            threshold=audit.student.threshold,
+            would_serve=would_serve,
+            agrees=not would_serve or (student is not None and exact(student.output, teacher.output)),
+            served_by="student" if served else "teacher",
+            policy=self._plan.policy is not None,
+            route_version=self._version,
+            overhead_usd=overhead,
+            group=request.group,
+        )
+
+
+async def _predict(model: Model, text: str, started: float) -> Answer:
+    [prediction] = await model.predict([text])
+    return Answer(
+        output=prediction.output,
+        confidence=prediction.confidence,
+        distribution=dict(prediction.distribution),
+        model=model.version,
+        latency_ms=(time.perf_counter() - started) * 1000,
+        cpu_ms=prediction.cpu_ms,
+        cost_usd=prediction.cost_usd,
     )
 
 
-def failed(request: InferenceRequested, code: str, message: str) -> InferenceCompleted:
-    """An error answer with its reason."""
-    return _completed(request).model_copy(
-        update={"status": "error", "failure": Failure.model_validate({"code": code, "message": message})}
-    )
+async def _no_audits() -> list[InferenceAudited]:
+    return []
+
+
+def without_input(completed: InferenceCompleted, message: str) -> InferenceCompleted:
+    """What is said instead of an answer that does not fit into a record."""
+    failure = Failure(code="too_large", message=message)
+    kept = {name: getattr(completed, name) for name in ("id", "time", "tenant", "task", "request_id", "purpose")}
+    return InferenceCompleted(status="error", failure=failure, **kept)
+
+
+def _failed(request: InferenceRequested, code: str, message: str) -> Answered:
+    failure = Failure.model_validate({"code": code, "message": message})
+    # Without the input: an oversized one would make the error oversized too.
+    update = {"status": "error", "failure": failure, "input": ""}
+    return Answered(_completed(request).model_copy(update=update), _no_audits)
 
 
 def _completed(request: InferenceRequested) -> InferenceCompleted:
@@ -65,16 +287,4 @@ def _completed(request: InferenceRequested) -> InferenceCompleted:
         purpose=request.purpose,
         requested_at=request.time.isoformat(),
         group=request.group,
-    )
-
-
-def _answer(prediction: Prediction, version: str, latency_ms: float) -> Answer:
-    return Answer(
-        output=prediction.output,
-        confidence=prediction.confidence,
-        distribution=dict(prediction.distribution),
-        model=version,
-        latency_ms=latency_ms,
-        cpu_ms=prediction.cpu_ms,
-        cost_usd=prediction.cost_usd,
     )

@@ -1,4 +1,4 @@
-"""Composes the router."""
+"""Composes the router: the only place that builds concrete objects."""
 
 from __future__ import annotations
 
@@ -8,42 +8,89 @@ from functools import partial
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from services.router.answering import answer
-from services.router.intake import Intake
-from stillhouse.bus import consumer_options, producer_options
+from services.router.answering import Answering
+from services.router.control import RouteController
+from services.router.done import DoneMarks
+from services.router.handlers import build_router
+from services.router.intake import SOURCE, Intake
+from services.router.routes import RouteTable
+from services.router.settings import RouterSettings
+from services.router.students import Students
+from stillhouse.bus import consumer_options, make_broker, producer_options, publish
+from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.service import Service
+from stillhouse.events import RouteChanged, StudentRoute
 from stillhouse.models.port import Model
-from stillhouse.settings import Settings
-from stillhouse.tasks import Task
+from stillhouse.models.worker_model import WorkerModel
+from stillhouse.settings import Kafka
+from stillhouse.store import Store
+from stillhouse.tasks import load_tasks
 
 GROUP = "router.intake"
 
 
-async def serve(
-    settings: Settings,
-    tasks: Mapping[str, Task],
-    teachers: Mapping[str, Model],
-    stop: asyncio.Event,
-    *,
-    grace: float = 15.0,
-) -> None:
-    """Answer requests until `stop` is set; then finish and commit what is in flight (`grace` seconds at most)."""
-    producer = AIOKafkaProducer(**producer_options(settings.kafka))
-    consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(settings.kafka))
-    await producer.start()
-    await consumer.start()
-    intake = Intake(consumer, producer, partial(answer, tasks=tasks, teachers=teachers))
-    reading = asyncio.create_task(intake.run())
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if reading.done():
-            reading.result()  # the loop ends by itself only with an error: let it end the process
-    finally:
-        stopping.cancel()
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        try:
-            await intake.drain(grace)
-        finally:
-            await consumer.stop()
-            await producer.stop()
+def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = None) -> Service:
+    """The router as a service that has not started yet. `teachers` by task key; None: the tasks' own, in workers.
+
+    Raises `TaskFileError`.
+    """
+    tasks = load_tasks(settings.tasks)
+    workers = {key: WorkerModel.teacher(task, settings.home) for key, task in tasks.items()} if teachers is None else {}
+
+    def student(route: StudentRoute, of: RouteChanged) -> WorkerModel:
+        price = tasks[of.task_key].budget.usd_per_cpu_hour if of.task_key in tasks else 0.0
+        return WorkerModel.student(route.artefact, route.student_id, price)
+
+    redis = connect_redis(settings.redis)
+    students = Students(student)
+    table = RouteTable(settings.kafka, students)
+    broker = make_broker(settings, "router")
+    say = partial(publish, broker, source=SOURCE)
+    controller = RouteController(tasks, table, say)
+    broker.context.set_global("controller", controller)
+    broker.include_router(build_router(settings.kafka))
+    answering = Answering(tasks, teachers if teachers is not None else workers, table.get, students.get)
+    intake = _Intake(settings.kafka, answering, DoneMarks(redis), settings.router_max_in_flight)
+
+    async def start_teachers() -> None:
+        await asyncio.gather(*(worker.start() for worker in workers.values()))
+
+    async def close_models() -> None:
+        await asyncio.gather(students.close(), *(worker.close() for worker in workers.values()))
+
+    return Service(
+        name="router",
+        broker=broker,
+        background=[intake.run, partial(table.guard, say)],
+        on_start=[table.start, partial(controller.restore, Store(settings.home / "store")), start_teachers],
+        on_stop=[partial(intake.drain, settings.router_grace_s), table.stop, close_models, redis.aclose],
+        ready={f"teacher of {key}": partial(_runs, worker) for key, worker in workers.items()},
+    )
+
+
+class _Intake:
+    """The intake with its own consumer and producer, which begin with it and end with it."""
+
+    def __init__(self, kafka: Kafka, answering: Answering, marks: DoneMarks, max_in_flight: int) -> None:
+        self._kafka, self._answering, self._marks, self._bound = kafka, answering, marks, max_in_flight
+        self._intake: Intake | None = None
+
+    async def run(self) -> None:
+        self._producer = AIOKafkaProducer(**producer_options(self._kafka))
+        self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka))
+        await self._producer.start()
+        await self._consumer.start()
+        self._intake = Intake(self._consumer, self._producer, self._answering.answer, self._marks, self._bound)
+        await self._intake.run()
+
+    async def drain(self, grace: float) -> None:
+        if self._intake is not None:
+            try:
+                await self._intake.drain(grace)
+            finally:
+                await self._consumer.stop()
+                await self._producer.stop()
+
+
+async def _runs(worker: WorkerModel) -> bool:
+    return worker.pid is not None

@@ -1,7 +1,8 @@
 """Reads requests, answers them concurrently and out of order, commits the low-water mark of each partition.
 
 A slow call holds up neither the calls behind it nor, beyond its own partition's mark, their commits. What is in
-flight is bounded: a full router stops reading. A record is done when its answer is in the log.
+flight is bounded: a full router stops reading. A record is done when its answer and its audits are in the log; the same
+request again gets the same answer again, and nobody is asked twice.
 """
 
 from __future__ import annotations
@@ -13,28 +14,41 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
+from opentelemetry import trace
 
-from stillhouse.bus import BadRecord, LowWaterMark, decode, encode, header
-from stillhouse.events import InferenceCompleted, InferenceRequested
+from services.router.answering import Answered, without_input
+from services.router.done import DoneMarks
+from stillhouse.bus import BadRecord, LowWaterMark, TooLarge, decode, encode, header
+from stillhouse.events import BY_NAME, Event, InferenceCompleted, InferenceRequested
+from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
+from stillhouse.telemetry.tracing import span_context_of, traceparent_of
 
 SOURCE = "/services/router"
 DEAD_LETTERS = "dlq.router"
 
 log = structlog.get_logger()
 
-Answerer = Callable[[InferenceRequested], Awaitable[InferenceCompleted]]
+Answerer = Callable[[InferenceRequested], Awaitable[Answered]]
 
 
 class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
     """The loop from `inference.requested` to `inference.completed`."""
 
     def __init__(
-        self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, answer: Answerer, *, max_in_flight: int = 256
+        self,
+        consumer: AIOKafkaConsumer,
+        producer: AIOKafkaProducer,
+        answer: Answerer,
+        marks: DoneMarks,
+        max_in_flight: int,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
         self._answer = answer
+        self._done = marks
+        self._first: dict[str, asyncio.Future[None]] = {}  # request id -> ends when its first record is done with
+        self._tracer = trace.get_tracer("stillhouse.router")
         self._slots = asyncio.Semaphore(max_in_flight)
         self._marks: dict[TopicPartition, LowWaterMark] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -102,23 +116,56 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._bury(record, str(error))
             return
         assert isinstance(request, InferenceRequested)
-        traceparent = header(record.headers, "traceparent")
-        with metrics().in_flight.track_inprogress():
-            completed = await self._answer(request)
-        answered = encode(completed, source=SOURCE, traceparent=traceparent)
-        await self._producer.send_and_wait(answered.topic, answered.value, key=answered.key, headers=answered.headers)
-        if request.reply_to and request.reply_to != answered.topic:
-            await self._producer.send_and_wait(
-                request.reply_to, answered.value, key=answered.key, headers=answered.headers
-            )
+        # The same id twice at once: the second waits for the first, and then finds its answer.
+        while (first := self._first.get(request.id)) is not None:
+            await asyncio.wait([first])
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._first[request.id] = mine
+        try:
+            parent = span_context_of(header(record.headers, "traceparent"))
+            context = trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent else None
+            with self._tracer.start_as_current_span(names.SPAN_ROUTE, context=context) as span:
+                span.set_attribute(names.ATTR_REQUEST_ID, request.id)
+                span.set_attribute(names.ATTR_TASK, request.task_key)
+                await self._once(request, traceparent_of(span))
+        finally:
+            del self._first[request.id]
+            mine.set_result(None)
 
-        served_by = completed.served_by or "nobody"
-        # An undeclared task's name is the client's own text: it must not become a label.
-        reason = completed.reason or (completed.failure.code if completed.failure else "none")
-        known = completed.failure is None or completed.failure.code != "unknown_task"
-        task = completed.task_key if known else "unknown"
-        metrics().requests.labels(task, served_by, reason, completed.status).inc()
-        metrics().request_latency.labels(served_by).observe(completed.latency_ms / 1000)
+    async def _once(self, request: InferenceRequested, traceparent: str | None) -> None:
+        known = await self._done.find(request.id)
+        if known is not None:
+            metrics().duplicates_suppressed.labels("router").inc()
+            await self._say(known, traceparent, request.reply_to)
+            return
+        with metrics().in_flight.track_inprogress():
+            answered = await self._answer(request)
+            await self._say(answered.completed, traceparent, request.reply_to)
+            _count(answered.completed)
+            for audited in await answered.audits():
+                await self._say(audited, traceparent)
+        if answered.completed.status == "ok":  # an error may be mended: asked again, it is tried again
+            await self._done.set(answered.completed)
+
+    async def _say(self, event: Event, traceparent: str | None, copy_to: str | None = None) -> None:
+        try:
+            record = encode(event, source=SOURCE, traceparent=traceparent)
+        except TooLarge as error:
+            # Input and answer together can outgrow a record that the input alone fitted into.
+            log.warning("too_large", event=event.TYPE, event_id=event.id, error=str(error))
+            if not isinstance(event, InferenceCompleted):
+                return
+            record = encode(without_input(event, str(error)), source=SOURCE, traceparent=traceparent)
+        await self._producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
+        if copy_to is None or copy_to == record.topic:
+            return
+        if copy_to in BY_NAME:
+            log.warning("reply_to_refused", event_id=event.id, topic=copy_to)
+            return
+        try:
+            await self._producer.send_and_wait(copy_to, record.value, key=record.key, headers=record.headers)
+        except KafkaError as error:  # a topic that is not there is its sender's mistake, and the answer is in the log
+            log.warning("reply_to_failed", event_id=event.id, error=f"{type(error).__name__}: {error}")
 
     async def _bury(self, record: Any, reason: str) -> None:
         metrics().dead_letters.labels("router", record.topic, "bad_record").inc()
@@ -144,3 +191,13 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         if positions:
             await self._consumer.commit(positions)
             self._committed.update(positions)
+
+
+def _count(completed: InferenceCompleted) -> None:
+    served_by = completed.served_by or "nobody"
+    # An undeclared task's name is the client's own text: it must not become a label.
+    reason = completed.reason or (completed.failure.code if completed.failure else "none")
+    known = completed.failure is None or completed.failure.code != "unknown_task"
+    task = completed.task_key if known else "unknown"
+    metrics().requests.labels(task, served_by, reason, completed.status).inc()
+    metrics().request_latency.labels(served_by).observe(completed.latency_ms / 1000)

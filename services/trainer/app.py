@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from functools import partial
-
-from redis.asyncio import Redis
-from stillhouse.bus.service import Service
 
 from services.trainer.handlers import build_router
 from services.trainer.lineage import log_regularly
@@ -17,6 +13,8 @@ from services.trainer.states import States
 from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -24,7 +22,7 @@ from stillhouse.tasks import load_tasks
 def build_app(settings: TrainerSettings) -> Service:
     """The trainer as a service that has not started yet. Raises `TaskFileError`."""
     tasks = load_tasks(settings.tasks)
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "trainer")
     queue = JobQueue(redis, "training")
@@ -45,9 +43,6 @@ def build_app(settings: TrainerSettings) -> Service:
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    async def store_ready() -> bool:
-        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
-
     return Service(
         name="trainer",
         broker=broker,
@@ -58,5 +53,5 @@ def build_app(settings: TrainerSettings) -> Service:
         ],
         on_start=[training.recover],
         on_stop=[redis.aclose],
-        ready={"redis": redis_ready, "home": store_ready},
+        ready={"redis": redis_ready, "home": partial(writable, settings.home)},
     )

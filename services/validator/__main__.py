@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from stillhouse.bus.service import run_service
+from functools import partial
 
 from services.validator.app import build_app
 from services.validator.settings import ValidatorSettings
+from stillhouse.bus.service import run_service
 
 if __name__ == "__main__":
     settings = ValidatorSettings()
-    run_service(build_app(settings), settings)
+    run_service(partial(build_app, settings), settings)

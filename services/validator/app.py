@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from functools import partial
 from typing import Final
-
-from redis.asyncio import Redis
-from stillhouse.bus.service import Service
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
@@ -19,6 +15,8 @@ from services.validator.verdicts import Verdicts
 from services.validator.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -28,7 +26,7 @@ SOURCE: Final = "/services/validator"
 def build_app(settings: ValidatorSettings) -> Service:
     """The validator as a service that has not started yet. Raises `TaskFileError`."""
     tasks = load_tasks(settings.tasks)
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "validator")
     say = partial(publish, broker, source=SOURCE)
@@ -53,9 +51,6 @@ def build_app(settings: ValidatorSettings) -> Service:
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    async def home_ready() -> bool:
-        return await asyncio.to_thread(os.access, settings.home, os.W_OK)
-
     return Service(
         name="validator",
         broker=broker,
@@ -66,5 +61,5 @@ def build_app(settings: ValidatorSettings) -> Service:
         ],
         on_start=[gates.recover],
         on_stop=[redis.aclose],
-        ready={"redis": redis_ready, "home": home_ready},
+        ready={"redis": redis_ready, "home": partial(writable, settings.home)},
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stillhouse.store.rows import EvaluationRow
-
 from stillhouse.events import GateDecided
+from stillhouse.store.rows import EvaluationRow
 
 
 def evaluation_row(event: GateDecided, report: dict[str, Any]) -> EvaluationRow:

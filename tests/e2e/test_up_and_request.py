@@ -27,9 +27,11 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     log = home / "up.txt"
     with log.open("w") as out:
-        up = subprocess.Popen([*STILLHOUSE, "up", "--home", str(home)], stdout=out, stderr=out, cwd=ROOT)
+        up = subprocess.Popen(
+            [*STILLHOUSE, "up", "--foreground", "--home", str(home)], stdout=out, stderr=out, cwd=ROOT
+        )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while "ready" not in log.read_text():
             assert up.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -65,7 +67,7 @@ def test_an_unknown_task_gets_one_sentence(home) -> None:
 
 def test_a_killed_router_comes_back_and_answers_what_was_sent_meanwhile(home) -> None:
     # The router's pid stands in what `up` printed; it is the latest one there.
-    lines = [line for line in (home / "up.txt").read_text().splitlines() if line.startswith("router   pid")]
+    lines = [line for line in (home / "up.txt").read_text().splitlines() if line.startswith("router        pid")]
     os.kill(int(lines[-1].split()[2].rstrip(",")), signal.SIGKILL)
     done = stillhouse("request", "--task", "manga-support", "--input", "refund please", "--timeout", "120", home=home)
     assert done.returncode == 0, done.stderr

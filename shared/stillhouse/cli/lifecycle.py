@@ -21,8 +21,9 @@ def up(
     """Start broker, Valkey and services on this machine; return when all are ready. `stillhouse down` stops them."""
     from stillhouse.embedded.broker import EmbeddedError
     from stillhouse.embedded.control import start_in_background
-    from stillhouse.embedded.supervisor import SERVICES, Profile, checkout_root
+    from stillhouse.embedded.supervisor import Profile, checkout_root
     from stillhouse.embedded.supervisor_main import kafka_of_environment, supervise
+    from stillhouse.events import SERVICES
     from stillhouse.tasks import TaskFileError, load_tasks
 
     out = console()

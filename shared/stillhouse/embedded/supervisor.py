@@ -25,13 +25,13 @@ from stillhouse.embedded.ports import free_port
 from stillhouse.embedded.processes import RUN_ID, Pauses, end_group, end_leftovers, last_line, rotate
 from stillhouse.embedded.state import Phase, ServiceState, State, is_locked, lock, read_state, state_file, write_state
 from stillhouse.embedded.valkey import EmbeddedValkey, valkey_binary
+from stillhouse.events import SERVICES
 from stillhouse.settings import Kafka
 
 MIN_FREE_BYTES: Final = 500_000_000
 GRACE_SECONDS: Final = 15.0
 READY_SECONDS: Final = 300.0  # the first start fits the teachers
 MAX_EARLY_ENDS: Final = 5  # a service that ends this often before it was ever ready will not get better
-SERVICES: Final = ("router",)
 
 Say = Callable[[str], None]
 
@@ -232,7 +232,7 @@ class Supervisor:
                 service.process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    f"{self._profile.package}.{service.name}",
+                    f"{self._profile.package}.{service.name.replace('-', '_')}",
                     env=self._environment(service),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,

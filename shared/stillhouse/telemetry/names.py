@@ -32,6 +32,7 @@ SPAN_TRAINING: Final = "stillhouse.training"
 SPAN_GATE: Final = "stillhouse.gate"
 SPAN_DRIFT: Final = "stillhouse.drift"
 SPAN_ROUTE_CHANGE: Final = "stillhouse.route.change"
+SPAN_HANDLE: Final = "stillhouse.handle"
 SPANS: Final = (
     SPAN_REQUEST,
     SPAN_ROUTE,
@@ -43,6 +44,7 @@ SPANS: Final = (
     SPAN_GATE,
     SPAN_DRIFT,
     SPAN_ROUTE_CHANGE,
+    SPAN_HANDLE,
 )
 
 # Attributes of spans and fields of logs. None of them ever holds an input, an output's text or a key.
@@ -57,5 +59,7 @@ ATTR_REASON: Final = "stillhouse.reason"
 ATTR_VERDICT: Final = "stillhouse.verdict"
 ATTR_ROUTE_VERSION: Final = "stillhouse.route.version"
 ATTR_AUDITED: Final = "stillhouse.audited"
+ATTR_SERVICE: Final = "stillhouse.service"
+ATTR_TOPIC: Final = "messaging.destination.name"
 ATTR_EVENT_ID: Final = "cloudevents.event_id"
 ATTR_EVENT_TYPE: Final = "cloudevents.event_type"

@@ -12,22 +12,39 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from prometheus_client import REGISTRY
 
-from services.router.app import serve
-from stillhouse.bus import consumer_options, producer_options
+from services.router.app import build_app
+from services.router.settings import RouterSettings
+from stillhouse.bus import consumer_options, encode, producer_options
+from stillhouse.bus.service import running
 from stillhouse.client import Client, RequestFailed
-from stillhouse.events import InferenceRequested
+from stillhouse.events import InferenceCompleted, InferenceRequested
 from stillhouse.models.port import Prediction
-from stillhouse.settings import Settings
-from stillhouse.tasks import StudentCandidate, Task, Teacher
+from stillhouse.settings import Redis
 from stillhouse.telemetry.names import REQUESTS
 
-TASK = Task(
-    name="greet",
-    labels=("hello", "bye"),
-    max_input_chars=100,
-    teacher=Teacher(seed=Path("seed.jsonl"), usd_per_call=0.002),
-    students=(StudentCandidate(architecture="hashed_ngrams"),),
-)
+TASK_FILE = """
+[task]
+name = "greet"
+labels = ["hello", "bye"]
+max_input_chars = 100
+
+[teacher]
+seed = "seed.jsonl"
+usd_per_call = 0.002
+
+[[teacher.escalate]]
+name = "fraud"
+patterns = ["fraud"]
+
+[[student]]
+architecture = "hashed_ngrams"
+
+[gate]
+canary_share = 0.5
+
+[audit]
+pi = 0.5
+"""
 
 
 class FakeTeacher:
@@ -51,19 +68,20 @@ class FakeTeacher:
 
 
 @contextlib.asynccontextmanager
-async def router(settings, teacher, grace=15.0):
-    stop = asyncio.Event()
-    running = asyncio.create_task(serve(settings, {TASK.key: TASK}, {TASK.key: teacher}, stop, grace=grace))
-    try:
-        yield running
-    finally:
-        stop.set()
-        await asyncio.gather(running, return_exceptions=True)
+async def router(settings, teacher, grace=12.0):
+    service = build_app(settings.model_copy(update={"router_grace_s": grace}), {"default/greet": teacher})
+    async with running(service) as loops:
+        yield loops
 
 
 @pytest.fixture
-def settings(broker):
-    return Settings(kafka=broker.settings)
+async def settings(broker, valkey, tmp_path):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "greet.toml").write_text(TASK_FILE)
+    (tmp_path / "tasks" / "seed.jsonl").write_text("")
+    return RouterSettings(
+        kafka=broker.settings, redis=Redis(url=valkey.url), home=tmp_path / "home", tasks=tmp_path / "tasks"
+    )
 
 
 async def test_a_request_makes_the_round_trip(settings) -> None:
@@ -170,3 +188,24 @@ async def test_answers_and_dead_letters_are_counted_and_unknown_tasks_make_no_la
         with pytest.raises(RequestFailed):
             await client.request(task="nobody", input="x", timeout=30)
     assert [value(REQUESTS, **answered), value(REQUESTS, **unknown)] == [before[0] + 1, before[1] + 1]
+
+
+async def test_the_same_request_again_gets_the_same_answer_and_nobody_is_asked_twice(settings) -> None:
+    request = InferenceRequested(id="once", task="greet", input="hello")
+    record = encode(request, source="/test")
+    teacher = FakeTeacher()
+    async with router(settings, teacher), AIOKafkaProducer(**producer_options(settings.kafka)) as producer:
+        for _ in range(3):
+            await producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
+        answered = AIOKafkaConsumer(InferenceCompleted.TYPE, **consumer_options(settings.kafka))
+        async with answered, asyncio.timeout(30):
+            answers = [await answered.getone() for _ in range(3)]
+    assert teacher.calls == ["hello"]
+    assert len({answer.value for answer in answers}) == 1
+
+
+async def test_a_copy_goes_where_the_sender_asked_and_a_topic_that_takes_none_stops_nobody(settings) -> None:
+    async with router(settings, FakeTeacher()), Client(settings) as client:
+        answer = await (await client.submit(InferenceRequested(task="greet", input="hello", reply_to="route.changed")))
+        assert answer.output == "hello"
+        assert (await client.request(task="greet", input="hello", timeout=30)).output == "hello"

@@ -1,0 +1,1 @@
+"""The drift monitor: watches every live student for broken promises, and only says so."""

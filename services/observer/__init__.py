@@ -1,0 +1,1 @@
+"""The observer: writes what happened to the store, once, without personal data."""

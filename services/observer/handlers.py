@@ -1,0 +1,59 @@
+"""What the observer listens to: one short function per event."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from faststream import AckPolicy, Context
+from faststream.kafka import KafkaMessage, KafkaRouter
+
+from services.observer.recorder import FULL_BATCH, Recorder
+from stillhouse.bus import decode_batch, header, subscriber_options
+from stillhouse.bus.handling import records_of
+from stillhouse.events import CostIncurred, InferenceAudited, InferenceCompleted, RouteChanged
+from stillhouse.settings import Kafka
+
+Records = Annotated[Recorder, Context("recorder")]
+
+
+async def on_completed(message: KafkaMessage, recorder: Records) -> None:
+    """Teacher answers become examples; every request is in the ledger."""
+    await recorder.completed(await decode_batch(message, InferenceCompleted), traces_of(message))
+
+
+async def on_audited(message: KafkaMessage, recorder: Records) -> None:
+    """Both answers are kept, and what the second one cost."""
+    await recorder.audited(await decode_batch(message, InferenceAudited), traces_of(message))
+
+
+async def on_costs(message: KafkaMessage, recorder: Records) -> None:
+    """Overheads are in the ledger."""
+    await recorder.costs(await decode_batch(message, CostIncurred))
+
+
+async def on_routes(message: KafkaMessage, recorder: Records) -> None:
+    """Every version of a route is kept."""
+    await recorder.routes(await decode_batch(message, RouteChanged))
+
+
+def traces_of(message: KafkaMessage) -> dict[str, str]:
+    """Event id to traceparent, where a batch's records carry both: a batch belongs to no single trace."""
+    pairs = (
+        (header(record.headers, "ce_id"), header(record.headers, "traceparent"))
+        for record in records_of(message.raw_message)
+    )
+    return {event_id: traceparent for event_id, traceparent in pairs if event_id and traceparent}
+
+
+def build_router(kafka: Kafka) -> KafkaRouter:
+    """The subscriptions, in batches, acknowledged after the effect."""
+    router = KafkaRouter()
+    options = {**subscriber_options(kafka), "ack_policy": AckPolicy.NACK_ON_ERROR}
+    for topic, handler in (
+        (InferenceCompleted.TYPE, on_completed),
+        (InferenceAudited.TYPE, on_audited),
+        (CostIncurred.TYPE, on_costs),
+        (RouteChanged.TYPE, on_routes),
+    ):
+        router.subscriber(topic, group_id=f"observer.{topic}", batch=True, max_records=FULL_BATCH, **options)(handler)
+    return router

@@ -1,0 +1,118 @@
+"""What surrounds every handler: its trace, bounded retries, and dead letters.
+
+A record that is wrong in itself is put aside at once. An error of the handler is tried again a few times, then put
+aside. Something that the handler needs and that is away (Redis, Kafka, the disk) is no fault of the record: it is tried
+until it is back, and meanwhile consumption stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import structlog
+from aiokafka.errors import KafkaError
+from faststream import BaseMiddleware
+from faststream.kafka import KafkaBroker
+from opentelemetry import trace
+from pydantic import ValidationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stillhouse.bus.cloudevents import BadRecord, header
+from stillhouse.telemetry import names
+from stillhouse.telemetry.metrics import metrics
+from stillhouse.telemetry.tracing import span_context_of
+
+TRIES: Final = 5
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 5.0
+AWAY: Final = (KafkaError, RedisConnectionError, RedisTimeoutError, OSError)
+
+log = structlog.get_logger()
+
+_burier: ContextVar[tuple[str, KafkaBroker]] = ContextVar("_burier")
+
+
+class Unprocessable(Exception):
+    """The event is well-formed, and this service can never do anything with it; the message says why."""
+
+
+class Handling(BaseMiddleware):
+    """The middleware of every service's broker."""
+
+    service: str = ""
+
+    @classmethod
+    def of(cls, service: str) -> Callable[..., Handling]:
+        """The middleware that names `service` in dead letters and metrics."""
+        return type(f"Handling_{service.replace('-', '_')}", (cls,), {"service": service})
+
+    async def consume_scope(self, call_next: Callable[[Any], Any], msg: Any) -> Any:
+        """Run the handler in the record's trace; return normally once the record is done with, one way or another."""
+        batch = records_of(msg.raw_message)
+        single = batch[0] if len(batch) == 1 else None
+        _burier.set((self.service, self.context.resolve("broker")))
+        parent = span_context_of(header(single.headers, "traceparent")) if single is not None else None
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent else None
+        tracer = trace.get_tracer("stillhouse.bus")
+        with tracer.start_as_current_span(names.SPAN_HANDLE, context=context) as span:
+            span.set_attribute(names.ATTR_SERVICE, self.service)
+            span.set_attribute(names.ATTR_TOPIC, batch[0].topic)
+            return await self._try(call_next, msg, batch)
+
+    async def _try(self, call_next: Callable[[Any], Any], msg: Any, batch: tuple[Any, ...]) -> Any:
+        topic, pause, failures = batch[0].topic, FIRST_PAUSE_S, 0
+        while True:
+            try:
+                return await call_next(msg)
+            except (BadRecord, Unprocessable, ValidationError) as error:
+                return await _bury_all(batch, error, "bad_record")
+            except AWAY as error:
+                log.warning("waiting", topic=topic, error=f"{type(error).__name__}: {error}", next_try_s=pause)
+            except Exception as error:
+                failures += 1
+                log.exception("handler_failed", topic=topic, offset=batch[0].offset, attempt=failures)
+                if failures >= TRIES:
+                    return await _bury_all(batch, error, "handler_failed")
+            metrics().handler_retries.labels(self.service, topic).inc()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def records_of(raw: Any) -> tuple[Any, ...]:
+    """The raw records of a message, of which a batch has several."""
+    return tuple(raw) if isinstance(raw, tuple | list) else (raw,)
+
+
+async def _bury_all(batch: tuple[Any, ...], error: Exception, kind: str) -> None:
+    for record in batch:
+        await bury(record, _sentence(error), kind)
+
+
+async def bury(record: Any, reason: str, kind: str) -> None:
+    """Put one raw record into the dead letters of the service whose handler runs, with why and whence."""
+    service, broker = _burier.get()
+    metrics().dead_letters.labels(service, record.topic, kind).inc()
+    log.warning("dead_letter", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
+    kept = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+    origin = f"{record.topic}/{record.partition}/{record.offset}"
+    await broker.publish(
+        record.value or b"",
+        f"dlq.{service}",
+        key=record.key,
+        headers=kept | {"dlq_reason": reason, "dlq_origin": origin},
+    )
+
+
+def _sentence(error: Exception) -> str:
+    """One line without any input: a validation error would quote it."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc']) or 'the value'}: {first['msg']}"
+    text = str(error).strip().splitlines()
+    if text and isinstance(error, BadRecord | Unprocessable):
+        return text[0]
+    return f"{type(error).__name__}: {text[0][:500]}" if text else type(error).__name__

@@ -1,0 +1,120 @@
+"""How a service lives: start, be asked how it is, work, drain on SIGTERM within 15 s."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiokafka.errors import KafkaError
+from faststream.kafka import KafkaBroker
+
+from stillhouse.settings import Settings
+from stillhouse.telemetry.http import HttpServer, PortTaken
+from stillhouse.telemetry.logs import configure_logging
+from stillhouse.telemetry.tracing import configure_tracing
+
+GRACE_S: Final = 15.0
+
+log = structlog.get_logger()
+
+Step = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A composed service that has not started. `background` runs until cancelled; `ready` names what it waits for."""
+
+    name: str
+    broker: KafkaBroker
+    background: Sequence[Step] = ()
+    on_start: Sequence[Step] = ()
+    on_stop: Sequence[Step] = ()
+    ready: Mapping[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
+
+
+async def writable(folder: Path) -> bool:
+    """Whether `folder` is there (it is made where it is not) and can be written to."""
+
+    def check() -> bool:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(folder, os.W_OK)
+
+    return await asyncio.to_thread(check)
+
+
+def run_service(build: Callable[[], Service], settings: Settings) -> None:
+    """Compose and run until SIGTERM or SIGINT; anything expected that goes wrong is one sentence and status 1."""
+    from stillhouse.models.port import ModelError
+    from stillhouse.tasks import TaskFileError
+
+    try:
+        asyncio.run(_run(build, settings))
+    except (KafkaError, ModelError, PortTaken, TaskFileError, OSError) as error:
+        sys.exit(f"{error}")
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]:
+    """`service`, started; at the end it is drained and stopped. Gives its background loops."""
+    working: list[asyncio.Task[object]] = []
+    try:
+        # Producers first: what is recovered may have to be said.
+        await service.broker.connect()
+        for step in service.on_start:
+            await step()
+        await service.broker.start()
+        working += [asyncio.ensure_future(loop()) for loop in service.background]
+        yield working
+    finally:
+        # Handlers finish what they hold; then nothing gives the loops new work.
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await service.broker.stop()
+        except TimeoutError:
+            log.warning("not drained in time", seconds=GRACE_S)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+        for step in service.on_stop:
+            await step()
+
+
+async def _run(build: Callable[[], Service], settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    service = build()
+    configure_logging(settings.telemetry, service.name)
+    tracing = configure_tracing(settings.telemetry, service.name)
+    started = False
+
+    async def ready() -> dict[str, bool]:
+        checks = {name: await check() for name, check in service.ready.items()}
+        return {"started": started, "kafka": started and await service.broker.ping(timeout=2.0), **checks}
+
+    http = HttpServer(settings.telemetry.http_host, settings.telemetry.http_port, lambda: True, ready)
+    await http.start()
+    log.info("health and metrics", host=settings.telemetry.http_host, port=http.port)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        async with running(service) as working:
+            started = True
+            await asyncio.wait({stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
+            for task in working:
+                if task.done():
+                    task.result()  # a loop ends by itself only with an error: let it end the process
+    finally:
+        stopping.cancel()
+        await http.stop()
+        await asyncio.to_thread(tracing.shutdown)

@@ -1,0 +1,157 @@
+"""Training runs and students in MLflow: a SQLite file and a folder under the platform's home, no server, no network.
+
+Look at them with `mlflow ui --backend-store-uri sqlite:///<home>/mlflow.db`. Importing mlflow takes 3 s and 200 MB, so
+it is imported inside of the functions, which belong into job subprocesses. They block, and may be called again with the
+same student, by several processes too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from stillhouse.events import StudentTrained
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Alias = Literal["champion", "challenger"]
+
+STUDENT_TAG: Final = "stillhouse.student_id"
+LONGEST_VALUE: Final = 5000  # characters; MLflow refuses tags beyond 8,000 and parameters beyond 6,000
+METRICS_AT_ONCE: Final = 1000  # MLflow refuses more in one call
+
+
+def log_training_run(
+    home: Path, *, student: StudentTrained, parameters: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]
+) -> str:
+    """Log how `student` came to be, and give the run's id; the run there is, where it was logged before.
+
+    `curves` has an entry for each step (its `epoch`, else its position): every number in it becomes a point. The last
+    point of a metric and the student's own metrics stand beside the parameters. A run that an earlier call left
+    unfinished is finished.
+    """
+    with _client(home) as client:
+        from mlflow.entities import Metric, Param
+
+        experiment = _experiment(client, student.task_key, home)
+        found = client.search_runs([experiment], f"tags.`{STUDENT_TAG}` = '{student.student_id}'", max_results=1)
+        began = int(student.time.timestamp() * 1000)
+        run = found[0] if found else client.create_run(experiment, began, _tags(student), run_name=student.student_id)
+        run_id = str(run.info.run_id)
+        if run.info.status == "FINISHED":
+            return run_id
+        points = [
+            # Times follow from the event, so a point that is logged again is the same point.
+            Metric(name, float(value), began, int(entry.get("epoch", position)))
+            for position, entry in enumerate(curves)
+            for name, value in entry.items()
+            if name != "epoch" and _is_number(value)
+        ]
+        points += [Metric(f"student.{name}", value, began, 0) for name, value in student.metrics.items()]
+        points.append(Metric("cpu_seconds.total", student.cpu_seconds, began, 0))
+        client.log_batch(run_id, params=[Param(name, str(value)[:LONGEST_VALUE]) for name, value in parameters.items()])
+        for start in range(0, len(points), METRICS_AT_ONCE):
+            client.log_batch(run_id, metrics=points[start : start + METRICS_AT_ONCE])
+        client.log_dict(run_id, student.model_dump(mode="json"), "student.json")
+        client.log_dict(run_id, {"curves": [dict(entry) for entry in curves]}, "curves.json")
+        client.set_terminated(run_id, "FINISHED", end_time=began)
+        return run_id
+
+
+def register_student(home: Path, *, student: StudentTrained, run_id: str) -> str:
+    """Make `student` a version of its task's registered model, and give that version; the one there is, if any.
+
+    The version points to the artefact where it lies. It is not copied: the gate judged those bytes.
+    """
+    with _client(home) as client:
+        from mlflow.exceptions import MlflowException
+
+        version = _version_of(client, student.student_id)
+        if version is not None:
+            return version[1]
+        name = model_name(student.task_key)
+        try:
+            client.create_registered_model(name, {"stillhouse.task": student.task_key})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        created = client.create_model_version(name, student.artefact.uri, run_id, tags=_tags(student))
+        return str(created.version)
+
+
+def set_alias(home: Path, student_id: str, alias: Alias) -> None:
+    """Name `student_id` the champion or challenger of its task, instead of whoever it was.
+
+    Raises `LookupError` where the student is not registered and `ValueError` for other aliases.
+    """
+    if alias not in get_args(Alias):
+        raise ValueError(f"{alias!r} is no alias of a student: use {' or '.join(get_args(Alias))}.")
+    with _client(home) as client:
+        version = _version_of(client, student_id)
+        if version is None:
+            raise LookupError(f"No student {student_id!r} in {home / 'mlflow.db'}: register it first.")
+        client.set_registered_model_alias(version[0], alias, version[1])
+
+
+def model_name(task_key: str) -> str:
+    """The registered model of a task: MLflow's names hold no slash, and names of tasks hold no tilde."""
+    return task_key.replace("/", "~")
+
+
+@contextmanager
+def _client(home: Path) -> Iterator[MlflowClient]:
+    """MLflow on `home`, for one process at a time: it makes its tables on first use, and two would collide there."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
+    os.environ["DO_NOT_TRACK"] = "true"
+    from mlflow import MlflowClient
+
+    home = home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        uri = f"sqlite:///{home / 'mlflow.db'}"
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _experiment(client: MlflowClient, task_key: str, home: Path) -> str:
+    """The experiment that a task's runs are in."""
+    name = model_name(task_key)
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, (home.resolve() / "mlflow" / name).as_uri()))
+
+
+def _version_of(client: MlflowClient, student_id: str) -> tuple[str, str] | None:
+    """Registered model and version of a student."""
+    for version in client.search_model_versions(f"tags.`{STUDENT_TAG}` = '{student_id}'"):
+        return str(version.name), str(version.version)
+    return None
+
+
+def _tags(student: StudentTrained) -> dict[str, str]:
+    """The lineage: what it was made of, by what, and what came out."""
+    tags = {
+        STUDENT_TAG: student.student_id,
+        "stillhouse.task": student.task_key,
+        "stillhouse.job_id": student.job_id,
+        "stillhouse.event_id": student.id,
+        "stillhouse.architecture": student.architecture,
+        "stillhouse.teacher_version": student.teacher_version,
+        "stillhouse.dataset_version": student.dataset.version,
+        "stillhouse.dataset_uri": student.dataset.uri,
+        "stillhouse.dataset_cutoff": student.dataset.cutoff.isoformat(),
+        "stillhouse.artefact_sha256": student.artefact.sha256,
+        "stillhouse.artefact_uri": student.artefact.uri,
+    }
+    return {name: value[:LONGEST_VALUE] for name, value in tags.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
