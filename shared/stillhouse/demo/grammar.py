@@ -27,9 +27,9 @@ from stillhouse.demo.phrases import (
 LABELS: Final = tuple(WEIGHTS)
 
 # Shares of messages. Unclear ones keep students from imitating the teacher perfectly, as real ones do.
-UNCLEAR_SHARE: Final = 0.03
+UNCLEAR_SHARE: Final = 0.02
 ESCALATION_SHARE: Final = 0.01
-TYPO_SHARE: Final = 0.15
+TYPO_SHARE: Final = 0.1
 
 _SLOT = re.compile(r"\{(\w+)\}")
 

@@ -291,15 +291,12 @@ ASIDES: Final = (
 
 SLOTS: Final[dict[str, tuple[str, ...]]] = {
     "title": (
-        *("one piece", "naruto", "berserk", "vagabond", "monster", "20th century boys", "death note", "bleach"),
-        *("chainsaw man", "spy x family", "jujutsu kaisen", "demon slayer", "fullmetal alchemist", "vinland saga"),
-        *("attack on titan", "tokyo ghoul", "blue period", "frieren", "dungeon meshi", "witch hat atelier"),
-        *("a silent voice", "orange", "nana", "fruits basket", "sailor moon", "cardcaptor sakura", "akira"),
-        *("ghost in the shell", "slam dunk", "haikyu", "blue lock", "hunter x hunter", "yotsuba", "barakamon"),
-        *("mushishi", "pluto", "golden kamuy", "kingdom", "oshi no ko", "kaguya-sama", "horimiya", "made in abyss"),
-        *("land of the lustrous", "beastars", "dorohedoro", "gintama", "hellsing", "trigun", "uzumaki", "inuyasha"),
+        *("one piece", "naruto", "berserk", "vagabond", "death note", "bleach", "chainsaw man", "spy x family"),
+        *("jujutsu kaisen", "demon slayer", "fullmetal alchemist", "vinland saga", "attack on titan", "tokyo ghoul"),
+        *("frieren", "dungeon meshi", "fruits basket", "sailor moon", "cardcaptor sakura", "slam dunk", "haikyu"),
+        *("hunter x hunter", "oshi no ko", "made in abyss", "dorohedoro", "uzumaki"),
     ),
-    "kind": ("box set", "artbook", "deluxe edition", "hardcover", "omnibus", "starter pack", "calendar", "manga"),
+    "kind": ("box set", "artbook", "deluxe edition", "hardcover", "omnibus", "calendar"),
     "extra": ("a poster", "a keychain", "figures", "stickers", "a slipcase", "postcards", "an acrylic stand"),
     "day": (
         *("yesterday", "on monday", "last tuesday", "two weeks ago", "on the 3rd", "a week ago", "last month"),
