@@ -30,10 +30,14 @@ class RequestFailed(Exception):
 
 
 class Client:
-    """`async with Client() as client: answer = await client.request(task="t", input="...")`."""
+    """`async with Client() as client: answer = await client.request(task="t", input="...")`.
+
+    Without `settings` it reaches what the environment names (`STILLHOUSE_KAFKA__BOOTSTRAP_SERVERS`), or else the
+    embedded profile that `stillhouse up` started in this folder.
+    """
 
     def __init__(self, settings: Settings | None = None, *, source: str = "/client/python") -> None:
-        self._settings = settings or Settings()
+        self._settings = settings or _settings_here()
         self._source = source
         self._waiting: dict[str, asyncio.Future[InferenceCompleted]] = {}
         self._observations = Observations(source)
@@ -146,6 +150,13 @@ class Client:
             future = self._waiting.get(completed.request_id)
             if future is not None and not future.done():
                 future.set_result(completed)
+
+
+def _settings_here() -> Settings:
+    from stillhouse.embedded.profile import running_settings
+
+    settings = Settings()
+    return settings if "kafka" in settings.model_fields_set else running_settings(settings.home)
 
 
 async def _from_now_on(kafka: Kafka, topics: Sequence[str]) -> AIOKafkaConsumer:
