@@ -118,7 +118,8 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise DataError(f"{file}: line {reader.line_num}: too many columns; quote texts with commas.")
                 yield f"{file}: line {reader.line_num}", row
         except csv.Error as error:
-            raise DataError(f"{file}: line {reader.line_num}: not CSV ({error}); mend the quotes there.") from None
+            begins = reader.line_num + 1  # of the row that could not be read to its end
+            raise DataError(f"{file}: line {begins}: not CSV ({error}); mend the quotes there.") from None
         return
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():

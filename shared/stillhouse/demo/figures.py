@@ -94,6 +94,7 @@ def report(state: State, tally: Tally, plan: Plan, task: Task) -> dict[str, Any]
             "cpu_price": {"usd_per_cpu_hour": task.budget.usd_per_cpu_hour, "source": "declared; CPU time is measured"},
             "confidence": CONFIDENCE,
             "errors": dict(tally.errors),
+            "sender_waited_s": round(tally.waited_s, 1),
             "duplicates_sent": len(tally.duplicates_sent),
             "answered_twice": len(state.answered_twice),
             "spent_usd": state.spent_usd,
@@ -333,16 +334,15 @@ def _detections(live: Sequence[Audit], number: dict[str, int], task: Task) -> li
 
 
 def _moments(state: State, tally: Tally, times: Sequence[datetime]) -> list[Moment]:
-    moments = []
+    found: list[tuple[datetime, str]] = []
     before = None
     for version in sorted(state.routes):
         live = state.routes[version].live
-        now = live.student_id if live is not None else None
-        if now != before:
-            name = "student live" if now is not None else "back to teacher"
-            moments.append(Moment(bisect_right(times, state.routes[version].time), name))
-        before = now
+        serves = live.student_id if live is not None else None
+        if serves != before:
+            found.append((state.routes[version].time, "student live" if serves is not None else "back to teacher"))
+        before = serves
     if tally.injected_at is not None:
-        moments.append(Moment(tally.sent_before, "traffic changes"))
-    moments += [Moment(bisect_right(times, drift.time), "drift detected") for drift in state.drifts.values()]
-    return sorted(moments, key=lambda moment: moment.at)
+        found.append((tally.injected_at, "traffic changes"))
+    found += [(drift.time, "drift detected") for drift in state.drifts.values()]
+    return [Moment(bisect_right(times, time), name) for time, name in sorted(found)]

@@ -15,9 +15,9 @@ from stillhouse.events import InferenceCompleted, InferenceRequested, now
 
 TRICKLE: Final = 5.0  # requests a second while a student is trained and messages are scarce
 DUPLICATE_EVERY: Final = 500
-PATIENCE_S: Final = 180.0  # then a request counts as lost
+PATIENCE_S: Final = 60.0  # then a request counts as lost
 REPEAT_WAIT_S: Final = 2.0  # for the remembered answer to a duplicate
-MOST_IN_FLIGHT: Final = 200  # beyond it the sender waits: this machine does not keep up with the rate
+MOST_IN_FLIGHT: Final = 256  # beyond it the sender waits: this machine does not keep up with the rate
 
 Phase = Literal["first", "second", "over"]
 
@@ -31,6 +31,7 @@ class Tally:
     lost: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     duplicates_sent: set[str] = field(default_factory=set)  # ids of requests that were sent twice
+    waited_s: float = 0.0  # that the sender was held back for: the rate was more than this machine answers
     injected_at: datetime | None = None  # when the first message of the changed traffic was sent
     sent_before: int = 0  # requests until then
 
@@ -112,7 +113,7 @@ class Player:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def play(self) -> str | None:
-        """Send until the script is over and nothing is in flight. What was not reached, or None. `KafkaError`."""
+        """Send until the script is over and nothing is in flight; gives what was not reached. Raises `KafkaError`."""
         loop = asyncio.get_running_loop()
         begun = due = loop.time()
         phase: Phase = "first"
@@ -128,9 +129,11 @@ class Player:
                 self._tally.injected_at, self._tally.sent_before = now(), self._tally.sent
             self._send(next(supply))
             left -= 1
+            full = loop.time()
             while self._tally.in_flight >= MOST_IN_FLIGHT:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
                 self._raise_failed()
+            self._tally.waited_s += loop.time() - full
             # A late sender catches up with at most a second of requests: a burst is not a constant rate.
             due = max(due + 1 / cue.rate, loop.time() - 1.0)
             await asyncio.sleep(max(0.0, due - loop.time()))

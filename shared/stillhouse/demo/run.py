@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ def run_demo(options: Options, console: Console) -> int:
     say(f"Data: {plan.origin}.")
     for line in _intentions(plan, task):
         say(line)
+    # A polite kill ends it as Ctrl-C does: with its profile stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
     profile = Profile(home=options.home, tasks=options.home / "tasks", root=root)
     try:
@@ -84,13 +87,13 @@ def prepare_home(home: Path) -> None:
 
     A folder is the demo's where it holds the marker that the demo wrote; anything else is left as it is.
     """
+    if home.exists() and not home.is_dir():
+        raise EmbeddedError(f"{home} is not a folder; name another one with --home.")
     if is_locked(home):
         raise EmbeddedError(
             f"A profile is up in {home.resolve()}; `stillhouse down --home {home}` stops it, or name another folder "
             "with --home."
         )
-    if home.exists() and not home.is_dir():
-        raise EmbeddedError(f"{home} is not a folder; name another one with --home.")
     if home.is_dir():
         inside = sorted(home.iterdir())
         if inside and not (home / MARKER).exists():

@@ -20,7 +20,7 @@ from stillhouse.tasks import Task, load_task
 LATE_SHARE: Final = 0.7  # of the changed traffic is of groups that only the teacher knows
 FEWEST: Final = 4000  # messages that two trainings and six gates take at the least
 SAMPLE_LATE: Final = ("catalogue",)
-SAMPLE_SEED_ROWS: Final = 1500
+SAMPLE_SEED_ROWS: Final = 2000
 SAMPLE_TRAFFIC: Final = 20_000  # of each part; more than the demo sends
 
 
@@ -69,7 +69,7 @@ def plan_sample(seed: int) -> Plan:
     new = _unseen(generate(rng.getrandbits(32), late, escalations=0.0), asked)
     first = tuple(itertools.islice(old, SAMPLE_TRAFFIC))
     second = tuple(next(new if rng.random() < LATE_SHARE else old) for _ in range(SAMPLE_TRAFFIC))
-    sizes = Sizes(min_examples=2500, min_new_examples=2000, served_before=1500, served_after=600)
+    sizes = Sizes(min_examples=3000, min_new_examples=2000, served_before=1500, served_after=600)
     origin = "a generated sample: messages of an imagined manga shop, made by a grammar, written by nobody"
     return Plan("manga-support", True, origin, LABELS, tuple(rows), first, second, SAMPLE_LATE, sizes)
 
