@@ -38,6 +38,8 @@ class Watching:
         self._publish = publish
         # Audits and routes come by different subscriptions; no alarm may overtake the route that replaces its student.
         self._one_at_a_time = asyncio.Lock()
+        for key in tasks:  # from 0: a first alarm is a rise that an alert sees
+            metrics().drift_alarms.labels(key)
 
     async def audited(self, audits: Sequence[InferenceAudited]) -> None:
         """Count a batch of audits, in order, each into the test of the student that it is about."""

@@ -19,7 +19,7 @@ from services.observer.recording import (
 )
 from stillhouse.events import CostIncurred, Event, InferenceAudited, InferenceCompleted, RouteChanged
 from stillhouse.store import Store
-from stillhouse.store.rows import ExampleRow
+from stillhouse.store.rows import ExampleRow, LedgerRow
 from stillhouse.telemetry.metrics import metrics
 
 FULL_BATCH: Final = 500
@@ -75,7 +75,7 @@ class Recorder:
         def write() -> tuple[list[ExampleRow], set[str], int]:
             examples = [row for row in map(completed_example, events) if row is not None]
             new = self._store.append_examples(examples) if examples else set()
-            return examples, new, len(self._store.append_ledger([completed_entry(event) for event in events]))
+            return examples, new, len(self._book([completed_entry(event) for event in events]))
 
         if events:
             by_request = {event.request_id: traces[event.id] for event in events if event.id in traces}
@@ -89,7 +89,7 @@ class Recorder:
         def write() -> tuple[list[ExampleRow], set[str], int]:
             examples = [row for row in map(audited_example, events) if row is not None]
             new = self._store.append_examples(examples) if examples else set()
-            self._store.append_ledger([audit_entry(event) for event in events])
+            self._book([audit_entry(event) for event in events])
             return examples, new, len(self._store.append_audits([audit_row(event) for event in events]))
 
         if events:
@@ -100,7 +100,7 @@ class Recorder:
         """Overheads that other services report."""
         events = [self._others.restore(event, event.id) for event in events]
         if events:
-            new = await asyncio.to_thread(self._store.append_ledger, [cost_entry(event) for event in events])
+            new = await asyncio.to_thread(self._book, [cost_entry(event) for event in events])
             await self._say([], set(), len(new), len(events), {})
 
     async def routes(self, events: Sequence[RouteChanged]) -> None:
@@ -110,6 +110,17 @@ class Recorder:
             new = await asyncio.to_thread(self._store.append_routes, [route_row(event) for event in events])
             await self._say([], set(), len(new), len(events), {})
 
+    def _book(self, entries: Sequence[LedgerRow]) -> set[str]:
+        """Ids of the new ledger entries; what they cost is counted once."""
+        new = self._store.append_ledger(entries)
+        for entry in {entry.entry_id: entry for entry in entries if entry.entry_id in new}.values():
+            metrics().spent_usd.labels(self._label(entry), entry.kind).inc(max(0.0, entry.usd))
+        return new
+
+    def _label(self, row: ExampleRow | LedgerRow) -> str:
+        key = f"{row.tenant}/{row.task}"
+        return key if key in self._tasks else "unknown"
+
     async def _say(
         self, examples: Sequence[ExampleRow], new: set[str], counted: int, taken: int, traces: Mapping[str, str]
     ) -> None:
@@ -117,8 +128,7 @@ class Recorder:
         said = {event.id: event for event in map(recorded, examples)}.values()
         await asyncio.gather(*(self._publish(event, traceparent=traces.get(event.request_id)) for event in said))
         for row in {row.example_id: row for row in examples if row.example_id in new}.values():
-            key = f"{row.tenant}/{row.task}"
-            metrics().examples_recorded.labels(key if key in self._tasks else "unknown", row.sample).inc()
+            metrics().examples_recorded.labels(self._label(row), row.sample).inc()
         metrics().duplicates_suppressed.labels("observer").inc(taken - counted)
         if taken < FULL_BATCH:
             await asyncio.sleep(self._pause_s)

@@ -66,6 +66,10 @@ class Answering:
         self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
         self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
         self._tracer = trace.get_tracer("stillhouse.router")
+        for key, task in tasks.items():
+            metrics().audit_share.labels(key).set(task.audit.pi)
+            for agrees in ("true", "false"):  # so that "no audits" can be told from "not measured"
+                metrics().audits.labels(key, "live", agrees)
 
     async def answer(self, request: InferenceRequested) -> Answered:
         """The answer to `request`."""

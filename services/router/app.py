@@ -12,7 +12,7 @@ from services.router.answering import Answering
 from services.router.control import RouteController
 from services.router.done import DoneMarks
 from services.router.handlers import build_router
-from services.router.intake import SOURCE, Intake
+from services.router.intake import GROUP, SOURCE, Intake
 from services.router.routes import RouteTable
 from services.router.settings import RouterSettings
 from services.router.students import Students
@@ -25,8 +25,6 @@ from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
-
-GROUP = "router.intake"
 
 
 def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = None) -> Service:
@@ -77,7 +75,7 @@ class _Intake:
 
     async def run(self) -> None:
         self._producer = AIOKafkaProducer(**producer_options(self._kafka))
-        self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka))
+        self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()
         self._intake = Intake(self._consumer, self._producer, self._answering.answer, self._marks, self._bound)

@@ -24,8 +24,10 @@ from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
 from stillhouse.telemetry.tracing import span_context_of, traceparent_of
 
+GROUP = "router.intake"
 SOURCE = "/services/router"
 DEAD_LETTERS = "dlq.router"
+LAG_S = 5.0
 
 log = structlog.get_logger()
 
@@ -58,7 +60,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
     async def run(self) -> None:
         """Read until cancelled. Raises what kept an answer from being written."""
         self._consumer.subscribe([InferenceRequested.TYPE], listener=self)
-        working = {asyncio.create_task(self._read()), asyncio.create_task(self._commit_regularly()), self._broken}
+        loops = (self._read(), self._commit_regularly(), self._measure_lag_regularly())
+        working = {*map(asyncio.create_task, loops), self._broken}
         try:
             done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             for ended in done:
@@ -81,6 +84,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in revoked:
             self._marks.pop(partition, None)
             self._committed.pop(partition, None)
+            # The next owner says how far behind it is.
+            metrics().consumer_lag.remove(GROUP, partition.topic, str(partition.partition))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Begin with a clean mark: offsets of an earlier assignment say nothing about this one."""
@@ -181,6 +186,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._commit()
             except KafkaError as error:
                 log.warning("commit_failed", error=str(error))
+
+    async def _measure_lag_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(LAG_S)
+            try:
+                # Asked for, not taken from the fetches: a full router does not fetch, and is the one that lags.
+                ends = await self._consumer.end_offsets(list(self._consumer.assignment()))
+                for partition, end in ends.items():
+                    if partition in self._consumer.assignment():
+                        lag = max(0, end - await self._consumer.position(partition))
+                        metrics().consumer_lag.labels(GROUP, partition.topic, str(partition.partition)).set(lag)
+            except KafkaError as error:
+                log.warning("lag_unknown", error=f"{type(error).__name__}: {error}")
 
     async def _commit(self) -> None:
         positions = {

@@ -76,6 +76,8 @@ class RouteTable:
             self._routes[route.task_key] = route
             await self._students.keep(self._routes.values())
         metrics().set_stage(route.task_key, route.stage)
+        for gate in ("shadow", "canary"):  # a candidate enters a stage by a change of route
+            metrics().set_gate(route.task_key, gate, route.time if route.candidate_stage == gate else None)
         log.info(
             "route_in_force",
             task=route.task_key,

@@ -66,6 +66,8 @@ class Training:
         self.dirty: set[str] = set(tasks)
         self._parents: dict[str, str] = {}  # task key -> traceparent of the last control event
         self.to_log: asyncio.Queue[Path] = asyncio.Queue()  # folders of ended jobs, for the lineage loop
+        for outcome in ("trained", "failed"):  # from 0: a first failure is a rise that an alert sees
+            metrics().training_jobs.labels(outcome)
 
     def mark(self, task_key: str) -> None:
         """Something changed: look at the task soon. Unknown tasks are passed over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from stillhouse.events import Condition, CostIncurred, Event, StudentEvaluated, 
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.telemetry import names
+from stillhouse.telemetry.metrics import metrics
 from stillhouse.telemetry.tracing import span_context_of, traceparent_of
 
 MODULE: Final = "services.validator.job"
@@ -64,6 +66,7 @@ class Gates:
         self._lease_s = lease_s
         self._check_s = check_s
         self._waiting: dict[str, Waiting] = {}
+        self._undecided: dict[str, StudentTrained] = {}  # offline gates, waiting or at work
 
     async def open_offline(self, student: StudentTrained) -> None:
         """Queue the offline gate of a new student; the same event twice queues it once."""
@@ -91,18 +94,30 @@ class Gates:
                 "traceparent": traceparent_of(trace.get_current_span()),
             }
             await asyncio.to_thread(write_json, gate / "job.json", job)
-        await self._look(gate_id, 0)
+        if await self._look(gate_id, 0) and kind == "offline":
+            self._show(gate_id, student)
 
-    async def _look(self, gate_id: str, number: int) -> None:
-        await self.queue.enqueue(f"{gate_id}.{number}", {"gate": gate_id, "round": number})
+    async def _look(self, gate_id: str, number: int) -> bool:
+        return await self.queue.enqueue(f"{gate_id}.{number}", {"gate": gate_id, "round": number})
+
+    def _show(self, gate_id: str, student: StudentTrained, *, decided: bool = False) -> None:
+        """Keep the metric of the longest undecided offline gate of the student's task."""
+        if decided:
+            self._undecided.pop(gate_id, None)
+        else:
+            self._undecided[gate_id] = student
+        began: list[datetime] = [one.time for one in self._undecided.values() if one.task_key == student.task_key]
+        metrics().set_gate(student.task_key, "offline", min(began, default=None))
 
     async def recover(self) -> None:
         """Take up every gate without a final verdict: Redis may have been lost, and this process is new."""
         for gate_id, number, outcome, job in await asyncio.to_thread(open_gates, self._home):
+            student = StudentTrained.model_validate(job["student"])
+            if job["kind"] == "offline":
+                self._show(gate_id, student)
             if outcome is None:
                 await self._look(gate_id, number)
             else:
-                student = StudentTrained.model_validate(job["student"])
                 self._waiting[gate_id] = Waiting(student, number, outcome["counted"], outcome["wanted"])
 
     async def check_regularly(self) -> None:
@@ -133,6 +148,7 @@ class Gates:
         for gate_id, waiting in list(self._waiting.items()):
             if waiting.student.student_id in student_ids:
                 self._waiting.pop(gate_id)
+                self._show(gate_id, waiting.student, decided=True)
                 path = self._home / "jobs" / gate_id / "abandoned.json"
                 await asyncio.to_thread(write_json, path, {"student_id": waiting.student.student_id})
 
@@ -203,6 +219,8 @@ class Gates:
         await asyncio.to_thread(write_json, folder / OUTCOME_FILE, outcome)
         if not final:
             self._waiting[gate_id] = Waiting(student, number, counted, wanted)
+        elif kind == "offline":
+            self._show(gate_id, student, decided=True)
 
 
 def open_gates(home: Path) -> list[tuple[str, int, dict[str, Any] | None, dict[str, Any]]]:

@@ -161,7 +161,7 @@ def _settings_here() -> Settings:
 
 async def _from_now_on(kafka: Kafka, topics: Sequence[str]) -> AIOKafkaConsumer:
     """A consumer without a group that reads what is written to `topics` after this returns. `ConnectionError`."""
-    consumer = AIOKafkaConsumer(**consumer_options(kafka))
+    consumer = AIOKafkaConsumer(**consumer_options(kafka, urgent=True))
     await consumer.start()
     try:
         partitions = []

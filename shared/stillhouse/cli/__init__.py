@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from stillhouse.cli import demo, dlq, documents, ledger, lifecycle, operating, requests, watching
+from stillhouse.cli import demo, dlq, documents, ledger, lifecycle, operating, requests, topics, watching
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,3 +31,4 @@ for _panel, _commands in {
 app.add_typer(operating.route, name="route", rich_help_panel="Orders")
 app.add_typer(operating.teacher, name="teacher", rich_help_panel="Orders")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")
+app.add_typer(topics.app, name="topics", rich_help_panel="The platform on this machine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from stillhouse.telemetry import names
 # Seconds. Student calls take about a millisecond, teachers up to tens of seconds.
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 STAGES: Final = ("teacher", "shadow", "canary", "live")
+GATE_STAGES: Final = ("offline", "shadow", "canary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Metrics:
     route_stage: Gauge
     consumer_lag: Gauge
     duplicates_suppressed: Counter
+    gate_open_since: Gauge
+    audit_share: Gauge
+    spent_usd: Counter
+    budget_usd_per_day: Gauge
 
     def set_stage(self, task_key: str, stage: str) -> None:
         """Show `stage` as the task's only one. `task_key` is `<tenant>/<task>`."""
@@ -42,6 +48,16 @@ class Metrics:
             raise ValueError(f"there is no stage {stage!r}; stages are {', '.join(STAGES)}")
         for known in STAGES:
             self.route_stage.labels(task_key, known).set(1.0 if known == stage else 0.0)
+
+    def set_gate(self, task_key: str, stage: str, since: datetime | None) -> None:
+        """Show since when a student of the task waits for this gate; None: none does."""
+        if stage not in GATE_STAGES:
+            raise ValueError(f"there is no gate {stage!r}; gates are {', '.join(GATE_STAGES)}")
+        if since is None:
+            # Not 0: a gate that is closed has no beginning.
+            self.gate_open_since.remove(task_key, stage)
+        else:
+            self.gate_open_since.labels(task_key, stage).set(since.timestamp())
 
 
 _built: WeakKeyDictionary[CollectorRegistry, Metrics] = WeakKeyDictionary()
@@ -84,4 +100,8 @@ def _build(registry: CollectorRegistry) -> Metrics:
         route_stage=gauge(names.ROUTE_STAGE, "1 for the stage that the task is in.", "task", "stage"),
         consumer_lag=gauge(names.CONSUMER_LAG, "Records not yet read.", "group", "topic", "partition"),
         duplicates_suppressed=counter(names.DUPLICATES_SUPPRESSED, "Repeats that had no effect.", "service"),
+        gate_open_since=gauge(names.GATE_OPEN_SINCE, "Unix time from which a gate is undecided.", "task", "stage"),
+        audit_share=gauge(names.AUDIT_SHARE, "Share of live requests to audit, as declared.", "task"),
+        spent_usd=counter(names.SPENT_USD, "Ledger entries recorded, by kind.", "task", "kind"),
+        budget_usd_per_day=gauge(names.BUDGET_USD_PER_DAY, "Declared spending limit; only where there is one.", "task"),
     )

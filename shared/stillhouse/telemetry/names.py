@@ -20,6 +20,10 @@ DRIFT_ALARMS: Final = "stillhouse_drift_alarms_total"
 ROUTE_STAGE: Final = "stillhouse_route_stage"
 CONSUMER_LAG: Final = "stillhouse_consumer_lag"
 DUPLICATES_SUPPRESSED: Final = "stillhouse_duplicates_suppressed_total"
+GATE_OPEN_SINCE: Final = "stillhouse_gate_open_since_seconds"
+AUDIT_SHARE: Final = "stillhouse_audit_share"
+SPENT_USD: Final = "stillhouse_spent_usd_total"
+BUDGET_USD_PER_DAY: Final = "stillhouse_budget_usd_per_day"
 
 # Spans. One trace runs through all topics of a request and of a student's life.
 SPAN_REQUEST: Final = "stillhouse.request"

@@ -48,7 +48,9 @@ def test_the_files_answer_as_the_trained_module_does(trained, tmp_path) -> None:
     staging.mkdir()
     report = export(trained, staging, "intents-1")
     tokens = trained.tokenizer is not None
-    assert {path.name for path in staging.iterdir()} == {MODEL_FILE, SPEC_FILE} | ({TOKENIZER_FILE} if tokens else set())
+    assert {path.name for path in staging.iterdir()} == {MODEL_FILE, SPEC_FILE} | (
+        {TOKENIZER_FILE} if tokens else set()
+    )
     assert report.n_compared == 60
     assert report.agreement_with_torch >= 0.97
     assert report.table_bits == 8

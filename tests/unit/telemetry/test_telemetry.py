@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -160,3 +161,15 @@ def test_spans_are_appended_as_json_lines_and_continue_across_a_traceparent(tmp_
     assert format(continued.trace_id, "032x") == outer["trace_id"]
     assert span_context_of("nonsense") is None
     assert span_context_of(None) is None
+
+
+def test_a_gate_is_open_since_a_time_or_not_there(registry) -> None:
+    m = metrics(registry)
+    labels = {"task": "default/t", "stage": "offline"}
+    m.set_gate("default/t", "offline", None)
+    m.set_gate("default/t", "offline", datetime(2026, 1, 1, tzinfo=UTC))
+    assert registry.get_sample_value(names.GATE_OPEN_SINCE, labels) == 1767225600.0
+    m.set_gate("default/t", "offline", None)
+    assert registry.get_sample_value(names.GATE_OPEN_SINCE, labels) is None
+    with pytest.raises(ValueError, match="no gate 'live'"):
+        m.set_gate("default/t", "live", None)
