@@ -244,7 +244,7 @@ class Watcher:
 @asynccontextmanager
 async def watching(kafka: Kafka, state: State) -> AsyncIterator[Watcher]:
     """A watcher that has all partitions of all topics. Raises `KafkaError`."""
-    wait = {"fetch_max_wait_ms": 20} if kafka.embedded else {}
+    wait = {"fetch_max_wait_ms": 250} if kafka.embedded else {}
     # `earliest` rather than a seek: the consumer resets new partitions by itself, and that would overtake a seek.
     beginning = {"auto_offset_reset": "earliest", "enable_auto_commit": False}
     consumer = AIOKafkaConsumer(**client_options(kafka), **wait, **beginning)

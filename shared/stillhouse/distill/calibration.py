@@ -12,8 +12,8 @@ def calibrate(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> tuple[
     """The temperature in [0.05, 20] that fits the teacher's labels best, and the mean loss there (nats).
 
     `logits` [n, labels], `targets` int64 [n] in [0, labels). The loss is the negative log-likelihood of the targets and
-    of one pseudo-case with the average text's logits, whose label may be any, evenly. Without it a student that agrees on every one
-    of a few hundred texts would be given infinite confidence.
+    of one pseudo-case, a text like the others whose label may be any. Without it a student that agrees on every one of
+    a few hundred texts would be given infinite confidence.
     """
     from scipy.optimize import minimize_scalar
 

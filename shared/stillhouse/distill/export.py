@@ -15,7 +15,7 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def export(trained: TrainedStudent, folder: Path, student_id: str) -> ExportRepo
 
 
 def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bits: int) -> None:
-    module = trained.module
+    module: Any = trained.module
     if table_bits == 8:
         module = copy.deepcopy(module)
         if trained.tokenizer is None:

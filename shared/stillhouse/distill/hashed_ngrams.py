@@ -28,10 +28,11 @@ class HashedNgrams(nn.Module):
         places[known, 0] = np.arange(len(known))
         # Rebuilt from the data when training resumes, so no part of checkpoints.
         self.register_buffer("places", torch.from_numpy(places), persistent=False)
-        self.table: nn.Module = nn.Embedding(len(known), dim, padding_idx=0)
-        self.head = nn.Linear(dim, labels)
+        table = nn.Embedding(len(known), dim, padding_idx=0)
         with torch.no_grad():
-            self.table.weight.mul_(0.05)  # type: ignore[operator]
+            table.weight.mul_(0.05)
+        self.table: nn.Module = table  # `export` puts a table of int8 in its place
+        self.head = nn.Linear(dim, labels)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits float32 [B, labels] of `features` int64 [B, n], padded with 0."""

@@ -112,7 +112,7 @@ def train(
         torch.manual_seed(seed)
         module: nn.Module
         if tokens:
-            module, rate, decay = CutEncoder(candidate.layers, len(labels)), 3e-4, 0.01
+            module, rate, decay = CutEncoder(candidate.layers, len(labels)), 1e-3, 0.01
         else:
             module, rate, decay = HashedNgrams(seen, candidate.buckets, candidate.dim, len(labels)), 1e-2, 0.0
         rate = candidate.learning_rate or rate
@@ -176,7 +176,7 @@ def train(
 
 
 def batches(seen: Sequence[NDArray[np.int64]], size: int, seed: int) -> Iterator[Tensor]:
-    """Random batches, int64 [<= size], of places in `seen`, each once, of about equal length so that little is padded."""
+    """Random batches of places in `seen`, int64 [<= size], each place once; texts of a batch are about equally long."""
     random = np.random.default_rng(seed)
     lengths = np.array([len(ids) for ids in seen])
     # Noise of a fifth: who shares a batch with whom changes from epoch to epoch.
