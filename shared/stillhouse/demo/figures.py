@@ -31,12 +31,14 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
-    """The drift statistic of one student's audits; `curve` in (request number, statistic)."""
+class Watched:
+    """One live student as its audits show it: agreement over the last ones, its lower bound, the drift statistic."""
 
     student_id: str
-    curve: Curve
-    level: float
+    agreement: Curve
+    lower: Curve
+    statistic: Curve
+    level: float  # of the statistic, at which the alarm is raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,11 @@ class Curves:
     requests: int
     moments: list[Moment]
     student_share: Curve
-    agreement: Curve
-    agreement_lower: Curve
-    teacher_latency: Curve
-    student_latency: Curve
+    teacher_latency: list[Curve]
+    student_latency: list[Curve]
     cost_with: Curve
     cost_without: Curve
-    drift: list[Detection]
+    watched: list[Watched]
 
 
 def report(state: State, tally: Tally, plan: Plan, task: Task) -> dict[str, Any]:
@@ -100,6 +100,7 @@ def report(state: State, tally: Tally, plan: Plan, task: Task) -> dict[str, Any]
             "spent_usd": state.spent_usd,
             "teacher_alone_usd": state.list_price_usd,
             "overheads_usd": overheads(state),
+            "agreement_without_changed_traffic": agreement(_outside_change(state, tally)),
             "agreement_by_student": {
                 student: agreement([a for a in state.audits.values() if a.stage == "live" and a.student_id == student])
                 for student in dict.fromkeys(a.student_id for a in state.audits.values() if a.stage == "live")
@@ -260,39 +261,32 @@ def curves(state: State, tally: Tally, task: Task) -> Curves:
     live = [audit for audit in state.audits.values() if audit.stage == "live"]
     step = max(1, -(-len(answers) // POINTS))
     blocks = [(start + step / 2, answers[start : start + step]) for start in range(0, len(answers), step)]
-    estimates, lowers = _agreements(live, number)
     with_, without = _cumulated(state, answers, times, number, step)
     return Curves(
         requests=len(answers),
         moments=_moments(state, tally, times),
         student_share=[(x, sum(a.served_by == "student" for a in block) / len(block)) for x, block in blocks],
-        agreement=estimates,
-        agreement_lower=lowers,
         teacher_latency=_latencies(blocks, "teacher"),
         student_latency=_latencies(blocks, "student"),
         cost_with=with_,
         cost_without=without,
-        drift=_detections(live, number, task),
+        watched=[
+            _watched(student, [audit for audit in live if audit.student_id == student], number, task)
+            for student in dict.fromkeys(audit.student_id for audit in live)
+        ],
     )
 
 
-def _agreements(live: Sequence[Audit], number: dict[str, int]) -> tuple[Curve, Curve]:
-    """Agreement over the last `WINDOW` audits of one live student, and its lower bound, from 30 audits on."""
-    estimates: Curve = []
-    lowers: Curve = []
-    for student in dict.fromkeys(audit.student_id for audit in live):
-        mine = [audit for audit in live if audit.student_id == student and audit.request_id in number]
-        for end in range(30, len(mine) + 1, 5):
-            said = agreement(mine[max(0, end - WINDOW) : end])
-            at = float(number[mine[end - 1].request_id])
-            estimates.append((at, said["estimate"]))
-            lowers.append((at, said["lower"]))
-    return sorted(estimates), sorted(lowers)
-
-
-def _latencies(blocks: Sequence[tuple[float, list[Answered]]], who: str) -> Curve:
-    points = ((x, quantile([a.latency_ms for a in block if a.served_by == who], 0.5)) for x, block in blocks)
-    return [(x, y) for x, y in points if y is not None]
+def _latencies(blocks: Sequence[tuple[float, list[Answered]]], who: str) -> list[Curve]:
+    """Medians, a piece for every stretch in which the model answered."""
+    pieces: list[Curve] = [[]]
+    for x, block in blocks:
+        median = quantile([a.latency_ms for a in block if a.served_by == who], 0.5)
+        if median is not None:
+            pieces[-1].append((x, median))
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
 
 
 def _cumulated(
@@ -319,18 +313,37 @@ def _cumulated(
     return with_, without
 
 
-def _detections(live: Sequence[Audit], number: dict[str, int], task: Task) -> list[Detection]:
-    """The monitor's statistic, computed again from the audits: one detector for each student that was live."""
-    found = []
-    for student in dict.fromkeys(audit.student_id for audit in live):
-        detector = ErrorDetector(task.gate.epsilon, task.drift.average_run_length)
-        curve: Curve = []
-        for audit in live:
-            if audit.student_id == student and audit.request_id in number:
-                detector.update(audit.loss)
-                curve.append((float(number[audit.request_id]), detector.statistic))
-        found.append(Detection(student, sorted(curve), detector.level))
-    return found
+def _watched(student_id: str, audits: Sequence[Audit], number: dict[str, int], task: Task) -> Watched:
+    """Agreement from 30 audits on, and the monitor's statistic, computed again from the audits."""
+    detector = ErrorDetector(task.gate.epsilon, task.drift.average_run_length)
+    estimates: Curve = []
+    lowers: Curve = []
+    statistic: Curve = []
+    kept = [audit for audit in audits if audit.request_id in number]
+    for end, audit in enumerate(kept, 1):
+        at = float(number[audit.request_id])
+        detector.update(audit.loss)
+        statistic.append((at, detector.statistic))
+        if end >= 30 and end % 5 == 0:
+            said = agreement(kept[max(0, end - WINDOW) : end])
+            estimates.append((at, said["estimate"]))
+            lowers.append((at, said["lower"]))
+    return Watched(student_id, sorted(estimates), sorted(lowers), sorted(statistic), detector.level)
+
+
+def _outside_change(state: State, tally: Tally) -> list[Audit]:
+    """Audits of live students but for those between the change of traffic and its detection."""
+    live = [audit for audit in state.audits.values() if audit.stage == "live"]
+    injected = tally.injected_at
+    if injected is None:
+        return live
+    late = {drift.student_id for drift in state.drifts.values() if drift.time >= injected}
+
+    def counts(audit: Audit) -> bool:
+        answer = state.answers.get(audit.request_id)
+        return audit.student_id not in late or (answer is not None and answer.requested_at < injected)
+
+    return [audit for audit in live if counts(audit)]
 
 
 def _moments(state: State, tally: Tally, times: Sequence[datetime]) -> list[Moment]:
@@ -345,4 +358,11 @@ def _moments(state: State, tally: Tally, times: Sequence[datetime]) -> list[Mome
     if tally.injected_at is not None:
         found.append((tally.injected_at, "traffic changes"))
     found += [(drift.time, "drift detected") for drift in state.drifts.values()]
-    return [Moment(bisect_right(times, time), name) for time, name in sorted(found)]
+    moments: list[Moment] = []
+    for time, name in sorted(found):
+        at = bisect_right(times, time)
+        if moments and at - moments[-1].at <= len(times) / 200:  # one mark for what happens at once
+            moments[-1] = Moment(moments[-1].at, f"{moments[-1].name}, {name}")
+        else:
+            moments.append(Moment(at, name))
+    return moments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +54,7 @@ def summary(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """What happened, as (name, value): for the terminal and the top of the page."""
     served, cost, agreed = figures["served_by"], figures["cost_per_1k"], figures["agreement"]
     drift, latency = figures["drift"], figures["latency_ms"]
+    steady, waited = figures["about"]["agreement_without_changed_traffic"], figures["about"]["sender_waited_s"]
     gates = [f"{gate['stage']} {gate['verdict']}" for gate in figures["gate"]]
     detected = (
         f"detected {drift['detected_after_requests']:,} requests after the traffic changed"
@@ -61,7 +63,11 @@ def summary(figures: dict[str, Any]) -> list[tuple[str, str]]:
     )
     back = ", route went back to the teacher" if drift["rolled_back"] else ""
     return [
-        ("requests", f"{figures['requests']:,} sent, {figures['answered']:,} answered, {figures['lost']:,} lost"),
+        (
+            "requests",
+            f"{figures['requests']:,} sent, {figures['answered']:,} answered, {figures['lost']:,} lost"
+            + (f"; held back for {waited:.0f} s: this machine answers no more" if waited >= 1 else ""),
+        ),
         ("answered by", f"teacher {served['teacher']:,}, students {served['student']:,}"),
         (
             "duplicates",
@@ -70,12 +76,16 @@ def summary(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "agreement while live",
             f"{percent(agreed['estimate'])}, at least {percent(agreed['lower'])} with {percent(CONFIDENCE, 0)} "
-            f"confidence ({agreed['n']:,} audits, the change of traffic included)",
+            f"confidence ({agreed['n']:,} audits, those of the changed traffic until its detection included)",
+        ),
+        (
+            "  without those",
+            f"{percent(steady['estimate'])}, at least {percent(steady['lower'])} ({steady['n']:,} audits)",
         ),
         ("gates", ", ".join(gates) or "none"),
         (
             "USD per 1,000",
-            f"teacher alone {usd(cost['teacher'])} (list price, {figures['about']['teacher_price']['source']}); "
+            f"teacher alone {usd(cost['teacher'])} ({figures['about']['teacher_price']['source']}); "
             f"with Stillhouse {usd(cost['net'])}, everything spent included",
         ),
         ("measured CPU per 1,000", f"teacher {usd(cost['teacher_cpu'])}, student {usd(cost['student_cpu'])}"),
@@ -145,8 +155,9 @@ def _plots(curves: Curves, task: Task) -> list[str]:
     last, moments = curves.requests, curves.moments
     floor = 1 - task.gate.epsilon
     level: list[Line] = []
-    if curves.drift:
-        level = [Line("alarm level", [(0.0, curves.drift[0].level), (float(last), curves.drift[0].level)], "level")]
+    if curves.watched:
+        alarm = curves.watched[0].level
+        level = [Line("alarm level", [(0.0, alarm), (float(last), alarm)], "level")]
     return [
         plot(
             "Share answered by the student",
@@ -159,9 +170,9 @@ def _plots(curves: Curves, task: Task) -> list[str]:
         plot(
             f"Agreement over the last {WINDOW} audits of the live student",
             [
-                Line("agreement", curves.agreement, "student"),
-                Line("lower bound, 95 %", curves.agreement_lower, "bound"),
-                Line("floor", [(0.0, floor), (float(last), floor)] if curves.agreement else [], "level"),
+                *(Line("agreement", watched.agreement, "student") for watched in curves.watched),
+                *(Line("lower bound, 95 %", watched.lower, "bound") for watched in curves.watched),
+                *([Line("floor", [(0.0, floor), (float(last), floor)], "level")] if curves.watched else []),
             ],
             moments,
             last=last,
@@ -172,8 +183,8 @@ def _plots(curves: Curves, task: Task) -> list[str]:
         plot(
             "Latency, median",
             [
-                Line("teacher", curves.teacher_latency, "teacher"),
-                Line("student", curves.student_latency, "student"),
+                *(Line("teacher", piece, "teacher") for piece in curves.teacher_latency),
+                *(Line("student", piece, "student") for piece in curves.student_latency),
             ],
             moments,
             last=last,
@@ -191,7 +202,7 @@ def _plots(curves: Curves, task: Task) -> list[str]:
         ),
         plot(
             "Drift statistic of the live student",
-            [*(Line("log evidence of a change", found.curve, "student") for found in curves.drift), *level],
+            [*(Line("log evidence of a change", found.statistic, "student") for found in curves.watched), *level],
             moments,
             last=last,
         ),
@@ -205,7 +216,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def usd(value: float | None) -> str:
     """Dollars with three significant digits."""
-    return "–" if value is None else f"${value:.3g}" if value < 1 else f"${value:.2f}"
+    if value is None:
+        return "–"
+    digits = 2 if value >= 1 or value <= 0 else 2 - math.floor(math.log10(value))
+    return f"${value:,.{digits}f}"
 
 
 def ms(value: float | None) -> str:

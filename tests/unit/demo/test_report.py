@@ -70,6 +70,8 @@ def test_the_report_of_a_whole_demo_to_the_last_number() -> None:
     }
     assert about["overheads_usd"] == pytest.approx({"audit": 0.02, "training": 0.01, "gate": 0.005})
     assert about["sample"] is True
+    assert about["agreement_without_changed_traffic"]["n"] == 8
+    assert about["agreement_without_changed_traffic"]["estimate"] == 1.0
     assert about["teacher_price"] == {"usd_per_call": 0.002, "source": "declared <here>", "measured": False}
     assert about["agreement_by_student"]["s2"]["estimate"] == 1.0
     assert missing(report(folded(events), tally, make_plan(), TASK)) is None
@@ -188,8 +190,7 @@ def test_curves_say_what_happened_when() -> None:
     assert [(moment.at, moment.name) for moment in shown.moments] == [
         (10, "student live"),
         (19, "traffic changes"),
-        (25, "drift detected"),
-        (25, "back to teacher"),
+        (25, "drift detected, back to teacher"),
         (30, "student live"),
     ]
     assert [y for _, y in shown.student_share] == [0.0] * 10 + [1.0] * 15 + [0.0] * 5 + [1.0] * 10
@@ -198,8 +199,9 @@ def test_curves_say_what_happened_when() -> None:
     detector = ErrorDetector(0.05, 1_000_000)
     for loss in (False, False, False, False, True, True):
         detector.update(loss)
-    assert shown.drift[0].curve[-1] == (24.0, detector.statistic)
-    assert [found.student_id for found in shown.drift] == ["s1", "s2"]
+    assert shown.watched[0].statistic[-1] == (24.0, detector.statistic)
+    assert [found.student_id for found in shown.watched] == ["s1", "s2"]
+    assert [len(piece) for piece in shown.student_latency] == [15, 10]
 
 
 def test_quantiles_are_of_the_data() -> None:
