@@ -7,6 +7,7 @@ same rules on the same samples where it is installed.
 from __future__ import annotations
 
 import bisect
+import itertools
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +130,7 @@ def _increase(samples: Samples, now: float, span: float) -> float | None:
         return None
     (first_t, first), (last_t, last) = samples[0], samples[-1]
     values = [value for _, value in samples]
-    rise = last - first + sum(a for a, b in zip(values, values[1:], strict=False) if b < a)
+    rise = last - first + sum(a for a, b in itertools.pairwise(values) if b < a)
     covered = last_t - first_t
     interval = covered / (len(samples) - 1)
     before, after = first_t - (now - span), now - last_t

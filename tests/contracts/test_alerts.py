@@ -97,7 +97,7 @@ def tool_test(scenario: Scenario) -> dict[str, object]:
     rule = RULES[scenario.alert]
     said = dict(rule["annotations"])
     for label, value in scenario.labels.items():
-        said = {name: text.replace("{{ $labels.%s }}" % label, value) for name, text in said.items()}
+        said = {name: text.replace(f"{{{{ $labels.{label} }}}}", value) for name, text in said.items()}
     alert = {"exp_labels": scenario.labels | rule["labels"], "exp_annotations": said}
     checks = [
         {

@@ -49,6 +49,30 @@ async def follow_records(kafka: Kafka, topics: Sequence[str]) -> AsyncIterator[R
             yield _raw(record)
 
 
+async def newest_record_times(kafka: Kafka, topics: Sequence[str]) -> dict[str, int]:
+    """By topic, the time of its newest record in milliseconds since 1970; topics without records are left out.
+
+    The last record of each partition is looked at; one that does not come within 5 s is left out.
+    """
+    times: dict[str, int] = {}
+    async with _assigned(kafka, topics) as (consumer, partitions):
+        if not partitions:
+            return times
+        begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+        waiting = {partition for partition in partitions if ends[partition] > begins[partition]}
+        for partition in waiting:
+            await consumer.position(partition)  # after this its own reset is over, and does not overtake the seek
+            consumer.seek(partition, ends[partition] - 1)
+        for _ in range(25):
+            if not waiting:
+                break
+            for partition, records in (await consumer.getmany(*waiting, timeout_ms=200)).items():
+                waiting.discard(partition)
+                newest = max(record.timestamp for record in records)
+                times[partition.topic] = max(times.get(partition.topic, 0), newest)
+    return times
+
+
 def events_of(records: Sequence[RawRecord]) -> list[Event]:
     """The events in `records`, by their own time; records that hold none are left out."""
     from stillhouse.bus import BadRecord, decode

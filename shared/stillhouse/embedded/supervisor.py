@@ -184,7 +184,7 @@ class Supervisor:
                     if keeper.done():
                         keeper.result()
                 for service in self._services:
-                    if not service.was_ready and await _is_ready(http, service.http_port):
+                    if not service.was_ready and await _is_ready(http, service):
                         service.was_ready = True
                         self._say(f"{service.name:13} ready")
                 waiting = [service.name for service in self._services if not service.was_ready]
@@ -252,6 +252,7 @@ class Supervisor:
             self._say(f"{service.name:13} ended with code {code}; starts again in {pause:g} s. Why: {log_file}")
             self._write_state()
             await asyncio.sleep(pause)
+            service.http_port = free_port()  # the one before may be why it ended
 
     async def _stop(self) -> None:
         """Services first, so that they can finish and commit; then what they stand on."""
@@ -341,8 +342,11 @@ async def _declare(kafka: Kafka) -> None:
         ) from None
 
 
-async def _is_ready(http: httpx.AsyncClient, port: int) -> bool:
+async def _is_ready(http: httpx.AsyncClient, service: _Service) -> bool:
+    """Whether this very process says so: its port may have been taken by another one before it could listen."""
     try:
-        return (await http.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
-    except httpx.HTTPError:
+        reply = await http.get(f"http://127.0.0.1:{service.http_port}/health/ready")
+        pid = service.process.pid if service.process is not None else None
+        return reply.status_code == 200 and reply.json().get("pid") == pid
+    except (httpx.HTTPError, ValueError):
         return False

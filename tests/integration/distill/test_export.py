@@ -61,14 +61,7 @@ def test_the_files_answer_as_the_trained_module_does(
     staging = tmp_path / "staging"
     staging.mkdir()
     report = export(trained, staging, "intents-1")
-<<<<<<< HEAD
-    tokens = trained.tokenizer is not None
-    assert {path.name for path in staging.iterdir()} == {MODEL_FILE, SPEC_FILE} | (
-        {TOKENIZER_FILE} if tokens else set()
-    )
-=======
     assert {path.name for path in staging.iterdir()} == files
->>>>>>> distill
     assert report.n_compared == 60
     assert report.agreement_with_torch >= 0.97
     assert report.table_bits == 8
