@@ -19,17 +19,18 @@ def free_port(wanted: int | None = None, option: str = "--port") -> int:
     It is only probed, not held: another process may take it before it is used, and then the start fails and says so.
     """
     if wanted is not None:
-        if not _is_free(wanted):
+        if not is_free(wanted):
             raise EmbeddedError(f"Port {wanted} on 127.0.0.1 is taken; name another one with {option}.")
         return wanted
     for _ in range(ATTEMPTS):
         port = random.choice(OURS)
-        if _is_free(port):
+        if is_free(port):
             return port
     raise EmbeddedError(f"No free port on 127.0.0.1 among {ATTEMPTS} that were tried from {OURS.start} on.")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens on `port` now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         try:

@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 
 from stillhouse.bus import declare_topics
 from stillhouse.embedded.broker import EmbeddedBroker, EmbeddedError
-from stillhouse.embedded.ports import free_port
+from stillhouse.embedded.ports import free_port, is_free
 from stillhouse.embedded.processes import RUN_ID, Pauses, end_group, end_leftovers, last_line, rotate
 from stillhouse.embedded.state import Phase, ServiceState, State, is_locked, lock, read_state, state_file, write_state
 from stillhouse.embedded.valkey import EmbeddedValkey, valkey_binary
@@ -252,7 +252,8 @@ class Supervisor:
             self._say(f"{service.name:13} ended with code {code}; starts again in {pause:g} s. Why: {log_file}")
             self._write_state()
             await asyncio.sleep(pause)
-            service.http_port = free_port()  # the one before may be why it ended
+            if not is_free(service.http_port):  # which may be why it ended
+                service.http_port = free_port()
 
     async def _stop(self) -> None:
         """Services first, so that they can finish and commit; then what they stand on."""
