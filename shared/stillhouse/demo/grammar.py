@@ -27,9 +27,9 @@ from stillhouse.demo.phrases import (
 LABELS: Final = tuple(WEIGHTS)
 
 # Shares of messages. Unclear ones keep students from imitating the teacher perfectly, as real ones do.
-UNCLEAR_SHARE: Final = 0.02
+UNCLEAR_SHARE: Final = 0.015
 ESCALATION_SHARE: Final = 0.01
-TYPO_SHARE: Final = 0.1
+TYPO_SHARE: Final = 0.08
 
 _SLOT = re.compile(r"\{(\w+)\}")
 

@@ -20,7 +20,7 @@ from stillhouse.tasks import Task, load_task
 LATE_SHARE: Final = 0.7  # of the changed traffic is of groups that only the teacher knows
 FEWEST: Final = 4000  # messages that two trainings and six gates take at the least
 SAMPLE_LATE: Final = ("catalogue",)
-SAMPLE_SEED_ROWS: Final = 2000
+SAMPLE_SEED_ROWS: Final = 2500
 SAMPLE_TRAFFIC: Final = 20_000  # of each part; more than the demo sends
 
 
