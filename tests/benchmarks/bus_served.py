@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -97,7 +98,7 @@ if __name__ == "__main__":
     if profile:
         import cProfile
 
-        profiler = cProfile.Profile()
+        profiler = cProfile.Profile(time.process_time)  # the machine may be busy with others
         profiler.runcall(asyncio.run, main())
         profiler.dump_stats(profile)
     else:
