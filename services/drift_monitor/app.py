@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from redis.asyncio import Redis
-
 from services.drift_monitor.handlers import build_router
 from services.drift_monitor.settings import DriftMonitorSettings
 from services.drift_monitor.states import States
 from services.drift_monitor.watching import Watching
 from stillhouse.bus import make_broker, publish
+from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -22,7 +21,7 @@ SOURCE: Final = "/services/drift-monitor"
 def build_app(settings: DriftMonitorSettings) -> Service:
     """The drift monitor as a service that has not started yet. Raises `TaskFileError`."""
     tasks = load_tasks(settings.tasks)
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
     states = States(redis, Store(settings.home / "store"), settings.drift_monitor_window)
     broker.context.set_global("redis", redis)

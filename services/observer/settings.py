@@ -11,7 +11,7 @@ class ObserverSettings(Settings):
     """`STILLHOUSE_...` as for every service, and the observer's own keys."""
 
     observer_pause_s: float = Field(
-        default=0.2,
+        default=0.5,
         ge=0,
         description="Rest after a batch that was not full: fewer and larger writes, and rows that much later.",
     )

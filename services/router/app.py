@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from redis.asyncio import Redis
 
 from services.router.answering import Answering
 from services.router.control import RouteController
@@ -18,6 +17,7 @@ from services.router.routes import RouteTable
 from services.router.settings import RouterSettings
 from services.router.students import Students
 from stillhouse.bus import consumer_options, make_broker, producer_options, publish
+from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.events import RouteChanged, StudentRoute
 from stillhouse.models.port import Model
@@ -39,7 +39,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
         price = tasks[of.task_key].budget.usd_per_cpu_hour if of.task_key in tasks else 0.0
         return WorkerModel.student(route.artefact, route.student_id, price)
 
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis = connect_redis(settings.redis)
     students = Students(student)
     table = RouteTable(settings.kafka, students)
     broker = make_broker(settings, "router")
@@ -75,7 +75,7 @@ class _Intake:
 
     async def run(self) -> None:
         self._producer = AIOKafkaProducer(**producer_options(self._kafka))
-        self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka))
+        self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()
         self._intake = Intake(self._consumer, self._producer, self._answering.answer, self._marks, self._bound)

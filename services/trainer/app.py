@@ -6,8 +6,6 @@ import os
 import socket
 from functools import partial
 
-from redis.asyncio import Redis
-
 from services.trainer.handlers import build_router
 from services.trainer.lineage import log_regularly
 from services.trainer.settings import TrainerSettings
@@ -15,6 +13,7 @@ from services.trainer.states import States
 from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -23,7 +22,7 @@ from stillhouse.tasks import load_tasks
 def build_app(settings: TrainerSettings) -> Service:
     """The trainer as a service that has not started yet. Raises `TaskFileError`."""
     tasks = load_tasks(settings.tasks)
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "trainer")
     queue = JobQueue(redis, "training")

@@ -7,8 +7,6 @@ import socket
 from functools import partial
 from typing import Final
 
-from redis.asyncio import Redis
-
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
 from services.validator.settings import ValidatorSettings
@@ -17,6 +15,7 @@ from services.validator.verdicts import Verdicts
 from services.validator.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -27,7 +26,7 @@ SOURCE: Final = "/services/validator"
 def build_app(settings: ValidatorSettings) -> Service:
     """The validator as a service that has not started yet. Raises `TaskFileError`."""
     tasks = load_tasks(settings.tasks)
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "validator")
     say = partial(publish, broker, source=SOURCE)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from opentelemetry import trace
 
 from services.validator.rows import evaluation_row
 from services.validator.stages import StageVerdict
@@ -25,7 +26,9 @@ from stillhouse.events import (
 )
 from stillhouse.store import Store
 from stillhouse.tasks import Task
+from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
+from stillhouse.telemetry.tracing import span_context_of, traceparent_of
 
 Publish = Callable[[Event], Awaitable[None]]
 log = structlog.get_logger()
@@ -41,6 +44,7 @@ class Verdicts:
         self._publish = publish
         self._home = home
         self._passed: dict[str, GatePassed] = {}
+        self._traces: dict[str, str] = {}  # student id -> traceparent of its life
 
     async def offline(self, task: Task, student: StudentTrained, result: dict[str, Any], number: int) -> None:
         """The verdict of one look of the offline gate; an open one is said once per look."""
@@ -57,7 +61,7 @@ class Verdicts:
             report_uri=result["report_uri"],
         )
         if isinstance(event, GatePassed):
-            await asyncio.to_thread(self._keep, event)
+            self._keep(event)
         await self._say(event, {"metrics": result["metrics"], "k": result["k"]})
 
     async def broken(self, task: Task, student: StudentTrained, stage: GateStage, error: str) -> None:
@@ -102,7 +106,13 @@ class Verdicts:
             fields["threshold"] = gated.threshold
             if fields["coverage"] is None:
                 fields["coverage"] = gated.coverage
-        await self._say(self._event(task, student, stage, verdict.verdict, **fields), {})
+        # Audits come in batches of many requests: the verdict belongs to the student's trace, not to theirs.
+        parent = span_context_of(self._traces.get(student.student_id))
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent else None
+        with trace.get_tracer("stillhouse.validator").start_as_current_span(names.SPAN_GATE, context=context) as span:
+            span.set_attribute(names.ATTR_STUDENT_ID, student.student_id)
+            span.set_attribute(names.ATTR_STAGE, stage)
+            await self._say(self._event(task, student, stage, verdict.verdict, **fields), {})
 
     async def gated(self, student_id: str) -> GatePassed | None:
         """The offline verdict that let the student through; None where there is none."""
@@ -111,6 +121,8 @@ class Verdicts:
             if kept is None:
                 return None
             self._passed[student_id] = GatePassed.model_validate(kept)
+            if kept.get("traceparent"):
+                self._traces[student_id] = kept["traceparent"]
         return self._passed[student_id]
 
     def _event(
@@ -132,8 +144,11 @@ class Verdicts:
     def _keep(self, event: GatePassed) -> None:
         path = self._path(event.student_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, event.model_dump(mode="json"))
+        traceparent = traceparent_of(trace.get_current_span())
+        write_json(path, event.model_dump(mode="json") | {"traceparent": traceparent})
         self._passed[event.student_id] = event
+        if traceparent is not None:
+            self._traces[event.student_id] = traceparent
 
     def _path(self, student_id: str) -> Path:
         return self._home / "evaluations" / student_id / "offline.json"

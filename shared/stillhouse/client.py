@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stillhouse.bus import BadRecord, client_options, decode, encode, producer_options
-from stillhouse.events import InferenceCompleted, InferenceRequested
-from stillhouse.settings import Settings
+from stillhouse.bus import BadRecord, consumer_options, decode, encode, producer_options
+from stillhouse.events import DriftCleared, DriftDetected, InferenceCompleted, InferenceRequested
+from stillhouse.observing import Observations, observed
+from stillhouse.settings import Kafka, Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+STOP_S: Final = 10.0
 
 
 class RequestFailed(Exception):
@@ -23,48 +30,42 @@ class RequestFailed(Exception):
 
 
 class Client:
-    """`async with Client() as client: answer = await client.request(task="t", input="...")`."""
+    """`async with Client() as client: answer = await client.request(task="t", input="...")`.
+
+    Without `settings` it reaches what the environment names (`STILLHOUSE_KAFKA__BOOTSTRAP_SERVERS`), or else the
+    embedded profile that `stillhouse up` started in this folder.
+    """
 
     def __init__(self, settings: Settings | None = None, *, source: str = "/client/python") -> None:
-        self._settings = settings or Settings()
+        self._settings = settings or _settings_here()
         self._source = source
         self._waiting: dict[str, asyncio.Future[InferenceCompleted]] = {}
+        self._observations = Observations(source)
+        self._listening: set[AIOKafkaConsumer] = set()
 
     async def __aenter__(self) -> Self:
         kafka = self._settings.kafka
-        wait = {"fetch_max_wait_ms": 20} if kafka.embedded else {}
         self._producer = AIOKafkaProducer(**producer_options(kafka))
-        self._consumer = AIOKafkaConsumer(**client_options(kafka), **wait, enable_auto_commit=False)
         await self._producer.start()
         try:
-            await self._consumer.start()
-            partitions = self._consumer.partitions_for_topic(InferenceCompleted.TYPE)
-            if not partitions:
-                raise ConnectionError(
-                    f"{kafka.bootstrap_servers} has no topic {InferenceCompleted.TYPE!r}; declare the topics first."
-                )
-            assigned = [TopicPartition(InferenceCompleted.TYPE, number) for number in sorted(partitions)]
-            self._consumer.assign(assigned)
             # Positions are fixed before the first request leaves, so that no answer is missed.
-            await self._consumer.seek_to_end(*assigned)
-            for partition in assigned:
-                await self._consumer.position(partition)
+            self._consumer = await _from_now_on(kafka, (InferenceCompleted.TYPE,))
         except BaseException:
-            await self._consumer.stop()
-            await self._producer.stop()
+            await _stop(self._producer)
             raise
+        self._observations.start(self._producer)
         self._reading = asyncio.create_task(self._read())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._observations.close()
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
         for future in self._waiting.values():
             future.cancel()
-        await self._consumer.stop()
-        await self._producer.stop()
+        await _stop(self._consumer, *self._listening, self._producer)
 
     async def submit(self, request: InferenceRequested) -> asyncio.Future[InferenceCompleted]:
         """Publish a request; the future holds its answer. Raises `TooLarge` before anything is sent."""
@@ -90,6 +91,54 @@ class Client:
             raise RequestFailed(completed)
         return completed
 
+    def observe(
+        self,
+        *,
+        task: str,
+        tenant: str = "default",
+        model: str = "observed",
+        input: Callable[..., str] | None = None,
+        output: Callable[[Any], str] | None = None,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Record every call of a (sync or async) function that asks the application's own teacher; route nothing.
+
+        The function's first text argument is the input and its result the output, unless `input` (which gets the
+        call's arguments) or `output` (which gets the result) say what is. `model` names the teacher's version. Calls
+        keep their results, exceptions and duration: recording happens in the background, is finished when the client
+        is closed, and never raises. `ValueError` for a task or tenant that cannot be one.
+        """
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            return observed(
+                function, self._observations, task=task, tenant=tenant, model=model, input=input, output=output
+            )
+
+        return decorate
+
+    @property
+    def observations_lost(self) -> int:
+        """Observed calls that were not recorded; the log says why the first one was not."""
+        return self._observations.lost
+
+    async def drift_alerts(
+        self, task: str | None = None, tenant: str = "default"
+    ) -> AsyncIterator[DriftDetected | DriftCleared]:
+        """Drift alarms, and their ends, from now on: of one task, or of all of the tenant's. Ends with the client."""
+        consumer = await _from_now_on(self._settings.kafka, (DriftDetected.TYPE, DriftCleared.TYPE))
+        self._listening.add(consumer)
+        try:
+            async for record in consumer:
+                try:
+                    event = decode(record.topic, record.value)
+                except BadRecord:
+                    continue  # the services that take this topic put it aside and say why
+                wanted = event.tenant == tenant and task in (None, event.task)
+                if wanted and isinstance(event, DriftDetected | DriftCleared):
+                    yield event
+        finally:
+            self._listening.discard(consumer)
+            await _stop(consumer)
+
     async def _read(self) -> None:
         async for record in self._consumer:
             try:
@@ -101,3 +150,45 @@ class Client:
             future = self._waiting.get(completed.request_id)
             if future is not None and not future.done():
                 future.set_result(completed)
+
+
+def _settings_here() -> Settings:
+    from stillhouse.embedded.profile import running_settings
+
+    settings = Settings()
+    return settings if "kafka" in settings.model_fields_set else running_settings(settings.home)
+
+
+async def _from_now_on(kafka: Kafka, topics: Sequence[str]) -> AIOKafkaConsumer:
+    """A consumer without a group that reads what is written to `topics` after this returns. `ConnectionError`."""
+    consumer = AIOKafkaConsumer(**consumer_options(kafka, urgent=True))
+    await consumer.start()
+    try:
+        partitions = []
+        for topic in topics:
+            numbers = consumer.partitions_for_topic(topic)
+            if not numbers:
+                raise ConnectionError(f"{kafka.bootstrap_servers} has no topic {topic!r}; declare the topics first.")
+            partitions += [TopicPartition(topic, number) for number in sorted(numbers)]
+        ends = await consumer.end_offsets(partitions)
+        # Assigned and placed in one step: a partition without a position begins to reset itself at the next `await`,
+        # and that reset may end after a seek. It stays for offsets that the log has lost: then all there is, is new.
+        consumer.assign(partitions)
+        for partition, end in ends.items():
+            consumer.seek(partition, end)
+    except BaseException:
+        await _stop(consumer)
+        raise
+    return consumer
+
+
+async def _stop(*parts: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop `parts` within 10 s: a broker that is away must neither hold up the application nor raise at its exit.
+
+    aiokafka's producer would wait for its request timeout, and its consumer lets cancellations of its own tasks out.
+    """
+    stopping = [asyncio.create_task(part.stop()) for part in parts]
+    _, late = await asyncio.wait(stopping, timeout=STOP_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*stopping, return_exceptions=True)

@@ -45,10 +45,6 @@ def make_broker(settings: Settings, service: str) -> KafkaBroker:
 def subscriber_options(kafka: Kafka) -> dict[str, Any]:
     """Options of every subscription; give it a group id, and AckPolicy.NACK_ON_ERROR."""
     options = consumer_options(kafka)
-    if kafka.embedded:
-        # Some twenty subscriptions polling 50 times a second would keep the embedded broker busy with nothing; and no
-        # client waits for what comes this way.
-        options["fetch_max_wait_ms"] = 250
     kept = ("auto_offset_reset", "fetch_max_wait_ms", "session_timeout_ms", "heartbeat_interval_ms")
     return {name: options[name] for name in kept if name in options}
 

@@ -26,12 +26,16 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     return options
 
 
-def consumer_options(kafka: Kafka) -> dict[str, Any]:
-    """Consumers commit by hand, and start at the beginning where their group has no offset."""
+def consumer_options(kafka: Kafka, *, urgent: bool = False) -> dict[str, Any]:
+    """Consumers commit by hand, and start at the beginning where their group has no offset.
+
+    The embedded broker does not wake waiting fetches, so that a long wait is pure latency; but some twenty consumers
+    polling 50 times a second would keep it busy with nothing. `urgent` consumers, for whose records a client waits, do.
+    """
     options = client_options(kafka) | {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
     if kafka.embedded:
-        # The embedded broker does not wake waiting fetches, so a long wait is pure latency.
-        options |= {"fetch_max_wait_ms": 20, "session_timeout_ms": 6000, "heartbeat_interval_ms": 1000}
+        wait = 20 if urgent else 250
+        options |= {"fetch_max_wait_ms": wait, "session_timeout_ms": 6000, "heartbeat_interval_ms": 1000}
     return options
 
 

@@ -73,7 +73,10 @@ async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]
         await service.broker.connect()
         for step in service.on_start:
             await step()
-        await service.broker.start()
+        # Not one after the other, as `KafkaBroker.start` does: each waits for its group, three seconds on the
+        # embedded broker.
+        await asyncio.gather(*(subscriber.start() for subscriber in service.broker.subscribers))
+        service.broker.running = True
         working += [asyncio.ensure_future(loop()) for loop in service.background]
         yield working
     finally:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from stillhouse.cli import dlq, doctor, documents, ledger, lifecycle, operating, requests, topics, watching
+from stillhouse.cli import (
+    demo,
+    dlq,
+    doctor,
+    documents,
+    ledger,
+    lifecycle,
+    operating,
+    requests,
+    topics,
+    watching,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,7 +31,7 @@ def _root() -> None:
 
 
 for _panel, _commands in {
-    "The platform on this machine": (lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
+    "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
     "Requests": (requests.request, requests.send),
     "What happens": (watching.routes, watching.students, watching.gate, watching.alerts, ledger.ledger),
     "Orders": (operating.train,),

@@ -92,7 +92,7 @@ async def _assigned(kafka: Kafka, topics: Sequence[str]) -> AsyncIterator[tuple[
 
     from stillhouse.bus import client_options
 
-    wait = {"fetch_max_wait_ms": 20} if kafka.embedded else {}
+    wait = {"fetch_max_wait_ms": 100} if kafka.embedded else {}
     # `earliest` rather than a seek to the beginning: the consumer resets new partitions by itself, and where it had
     # begun to (to the end, by default), that overtakes a seek.
     beginning = {"auto_offset_reset": "earliest", "enable_auto_commit": False}

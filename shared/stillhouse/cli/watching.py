@@ -195,10 +195,12 @@ def _show_verdict(decided: GateDecided) -> None:
 
 
 def _events(settings: Settings, topics: tuple[str, ...], tenant: str | None, task: str | None) -> list[Event]:
+    from stillhouse.cli.history import with_history
     from stillhouse.cli.reading import events_of, read_records
 
     records = run(read_records(settings.kafka, topics), settings)
-    return [event for event in events_of(records) if tenant is None or _wanted(event, tenant, task)]
+    events = with_history(events_of(records), settings.home, topics)
+    return [event for event in events if tenant is None or _wanted(event, tenant, task)]
 
 
 def _wanted(event: Event, tenant: str, task: str | None) -> bool:

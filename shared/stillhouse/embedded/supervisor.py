@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 
 from stillhouse.bus import declare_topics
 from stillhouse.embedded.broker import EmbeddedBroker, EmbeddedError
-from stillhouse.embedded.ports import free_port
+from stillhouse.embedded.ports import free_port, is_free
 from stillhouse.embedded.processes import RUN_ID, Pauses, end_group, end_leftovers, last_line, rotate
 from stillhouse.embedded.state import Phase, ServiceState, State, is_locked, lock, read_state, state_file, write_state
 from stillhouse.embedded.valkey import EmbeddedValkey, valkey_binary
@@ -184,7 +184,7 @@ class Supervisor:
                     if keeper.done():
                         keeper.result()
                 for service in self._services:
-                    if not service.was_ready and await _is_ready(http, service.http_port):
+                    if not service.was_ready and await _is_ready(http, service):
                         service.was_ready = True
                         self._say(f"{service.name:13} ready")
                 waiting = [service.name for service in self._services if not service.was_ready]
@@ -252,6 +252,8 @@ class Supervisor:
             self._say(f"{service.name:13} ended with code {code}; starts again in {pause:g} s. Why: {log_file}")
             self._write_state()
             await asyncio.sleep(pause)
+            if not is_free(service.http_port):  # which may be why it ended
+                service.http_port = free_port()
 
     async def _stop(self) -> None:
         """Services first, so that they can finish and commit; then what they stand on."""
@@ -341,8 +343,11 @@ async def _declare(kafka: Kafka) -> None:
         ) from None
 
 
-async def _is_ready(http: httpx.AsyncClient, port: int) -> bool:
+async def _is_ready(http: httpx.AsyncClient, service: _Service) -> bool:
+    """Whether this very process says so: its port may have been taken by another one before it could listen."""
     try:
-        return (await http.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
-    except httpx.HTTPError:
+        reply = await http.get(f"http://127.0.0.1:{service.http_port}/health/ready")
+        pid = service.process.pid if service.process is not None else None
+        return reply.status_code == 200 and reply.json().get("pid") == pid
+    except (httpx.HTTPError, ValueError):
         return False

@@ -45,6 +45,10 @@ Transaction = tuple[str, int]
 log = structlog.get_logger()
 
 
+class StoreBusy(OSError):
+    """Other writers got in the way for too long; nothing was written, and trying later is the remedy."""
+
+
 class Table:
     """The Delta table of `row_class` in `folder`; its first field is the id that rows merge on.
 
@@ -90,7 +94,7 @@ class Table:
 
         With a `transaction` (application id, version) that the table has seen already, nothing is written. `keep` is
         asked about each row (with its hash) while no other writer is at work. Raises `ValueError` for times without
-        offset and deltalake's `CommitFailedError` when others committed first `ATTEMPTS` times.
+        offset and `StoreBusy` when others committed first `ATTEMPTS` times.
         """
         from deltalake import CommitProperties, PostCommitHookProperties, write_deltalake
         from deltalake import Transaction as AppTransaction
@@ -130,7 +134,7 @@ class Table:
                     break
                 except CommitFailedError:  # by a writer who does not know our lock, on another machine for example
                     if attempt == ATTEMPTS:
-                        raise
+                        raise StoreBusy(f"{self.folder}: others committed first {ATTEMPTS} times") from None
                     time.sleep(min(1.0, 0.01 * 2**attempt) * random.uniform(0.5, 1.0))
             if table.version() % COMPACT_EVERY == 0:
                 self._tidy(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -111,4 +112,6 @@ class HttpServer:
         except Exception as error:  # a check that cannot be made is a reason not to be ready, not a reason to hang
             checks = {type(error).__name__: False}
         ready = all(checks.values())
-        return JSONResponse({"ready": ready, "checks": checks}, status_code=200 if ready else 503)
+        # The pid tells whoever asks a port whether it is still the process that they mean.
+        said = {"ready": ready, "checks": checks, "pid": os.getpid()}
+        return JSONResponse(said, status_code=200 if ready else 503)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 from datetime import UTC, datetime
 
@@ -73,7 +74,7 @@ async def test_http_serves_metrics_and_health(registry) -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as http:
             assert (await http.get("/health/live")).json() == {"live": True}
             first = await http.get("/health/ready")
-            assert (first.status_code, first.json()) == (503, {"ready": False, "checks": checks})
+            assert (first.status_code, first.json()) == (503, {"ready": False, "checks": checks, "pid": os.getpid()})
             checks["redis"] = True
             assert (await http.get("/health/ready")).status_code == 200
             page = await http.get("/metrics")
@@ -92,7 +93,11 @@ async def test_a_check_that_raises_is_not_ready() -> None:
     await server.start()
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as http:
-            assert (await http.get("/health/ready")).json() == {"ready": False, "checks": {"ConnectionError": False}}
+            assert (await http.get("/health/ready")).json() == {
+                "ready": False,
+                "checks": {"ConnectionError": False},
+                "pid": os.getpid(),
+            }
             assert (await http.get("/health/live")).status_code == 503
     finally:
         await server.stop()

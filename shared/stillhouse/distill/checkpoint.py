@@ -1,0 +1,96 @@
+"""Checkpoints of a training run: tensors in safetensors, everything else in JSON, nothing pickled.
+
+`state.json` is replaced last and names the file with the newest weights and the one with the best, so a run that is
+killed at any moment finds the newest epoch that was written whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+STATE_FILE = "state.json"
+
+
+@dataclass(slots=True)
+class RunState:
+    """How far a run is: `epoch` epochs are done. `run` names the run; another run's checkpoints are not resumed."""
+
+    run: str
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """The checkpoints in `folder` of the run named `run`."""
+
+    folder: Path
+    run: str
+
+    def save(self, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the weights that are trained and the optimizer's state after `state.epoch`. Raises `OSError`."""
+        tensors = {f"weights.{name}": value.detach() for name, value in _trained(module).items()}
+        for place, entry in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{place}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+        path = self.folder / _file(state.epoch)
+        temporary = path.with_suffix(".tmp")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary))
+        os.replace(temporary, path)
+        temporary = self.folder / f".{STATE_FILE}.tmp"
+        temporary.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        os.replace(temporary, self.folder / STATE_FILE)
+        for old in self.folder.glob("epoch-*"):
+            if old.name not in (_file(state.epoch), _file(state.best_epoch)):
+                old.unlink()
+
+    def resume(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
+        """Load the newest checkpoint into `module` and `optimizer`; a new state where there is none of this run."""
+        try:
+            raw: dict[str, Any] = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
+            state = RunState(**raw)
+            if state.run != self.run:
+                return RunState(self.run)
+            tensors = load_file(str(self.folder / _file(state.epoch)))
+            load_file(str(self.folder / _file(state.best_epoch)))
+        except (OSError, ValueError, TypeError, SafetensorError):
+            # Not there, or spoilt: training anew costs minutes, and gives the same student.
+            return RunState(self.run)
+        _put(module, tensors)
+        described = optimizer.state_dict()
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                place, _, entry = rest.partition(".")
+                entries.setdefault(int(place), {})[entry] = value
+        optimizer.load_state_dict({"state": entries, "param_groups": described["param_groups"]})
+        return state
+
+    def load_best(self, state: RunState, module: nn.Module) -> None:
+        """Put the best epoch's weights into `module`. Raises `OSError`."""
+        _put(module, load_file(str(self.folder / _file(state.best_epoch))))
+
+
+def _file(epoch: int) -> str:
+    return f"epoch-{epoch:04d}.safetensors"
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in _trained(module).items():
+            parameter.copy_(tensors[f"weights.{name}"])

