@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-all lint types schemas clean
+.PHONY: help venv demo up down test test-slow test-all lint types schemas clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,14 +21,19 @@ $(STAMP): pyproject.toml deploy/constraints/core.txt
 demo: $(STAMP) ## Play the whole loop on a generated sample: 6 minutes at most on 2 cores
 	$(BIN)/stillhouse demo
 
-up: $(STAMP) ## Start the embedded broker and the router; Ctrl-C stops
+up: $(STAMP) ## Start the embedded broker, Redis and the five services
 	$(BIN)/stillhouse up
+
+down: $(STAMP) ## Stop them
+	$(BIN)/stillhouse down
 
 test: $(STAMP) lint types ## Lint, types, import contracts and every test that takes under a minute
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP) lint types ## Everything, the slow tests too
-	$(BIN)/python -m pytest
+test-slow: $(STAMP) ## Only the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow ## Everything
 
 lint: $(STAMP) ## ruff and the import contracts
 	$(BIN)/ruff check .
