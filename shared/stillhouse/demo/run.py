@@ -72,7 +72,7 @@ def run_demo(options: Options, console: Console) -> int:
         lacking = asyncio.run(_play(options, plan, task, console))
     finally:
         if options.keep:
-            say(f"Left running: `stillhouse status --home {options.home}` shows it, `stillhouse down` stops it.")
+            say(f"Left running; `stillhouse down --home {options.home}` stops it.")
         else:
             _stop(options.home)
     if lacking is None:
