@@ -78,7 +78,7 @@ class Training:
         """Fold a control event into its task's state; the same event twice changes nothing."""
         task = self.tasks.get(event.task_key)
         if task is None:
-            log.warning("unknown_task", task=event.task_key, event=event.TYPE)
+            log.warning("unknown_task", task=event.task_key, event_type=event.TYPE)
             return
         await self._states.change(task, lambda state: fold(state, event, len(task.students)))
         parent = traceparent_of(trace.get_current_span())
