@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -117,14 +117,14 @@ def train(
         else:
             module, rate, decay = HashedNgrams(seen, candidate.buckets, candidate.dim, len(labels)), 1e-2, 0.0
         rate = candidate.learning_rate or rate
-        # The encoder's head starts from nothing, so it must go further than the layer below it, which is trained already.
+        # The encoder's head starts from nothing, so it has further to go than the layer below it.
         rates = {parameter: rate * (HEAD_RATE if tokens else 1.0) for parameter in module.head.parameters()}
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [parameter], "lr": rates.get(parameter, rate)}
             for parameter in module.parameters()
             if parameter.requires_grad
         ]
-        peaks = [float(group["lr"]) for group in groups]
+        peaks: list[float] = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, labels, train, select, seed))
         state = checkpoints.resume(module, optimizer)
