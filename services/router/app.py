@@ -78,6 +78,7 @@ class _Intake:
         self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()
+        await self._marks.enter()
         self._intake = Intake(self._consumer, self._producer, self._answering.answer, self._marks, self._bound)
         await self._intake.run()
 
@@ -88,6 +89,7 @@ class _Intake:
             finally:
                 await self._consumer.stop()
                 await self._producer.stop()
+                await self._marks.leave()
 
 
 async def _runs(worker: WorkerModel) -> bool:

@@ -2,7 +2,8 @@
 
 A slow call holds up neither the calls behind it nor, beyond its own partition's mark, their commits. What is in
 flight is bounded: a full router stops reading. A record is done when its answer and its audits are in the log; the same
-request again gets the same answer again, and nobody is asked twice.
+request again gets the same answer again, and nobody is asked twice: not when the partition moves to another router while
+the request is in flight, either.
 """
 
 from __future__ import annotations
@@ -76,12 +77,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             _, late = await asyncio.wait(self._calls, timeout=grace)
             for call in late:
                 call.cancel()
-        await self._commit()
+        try:
+            await self._commit()
+        except KafkaError as error:
+            log.warning("commit_failed", error=f"{type(error).__name__}: {error}")
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Commit while the partitions are still ours, then forget them: the next owner begins at the mark."""
-        await self._commit()
+        try:
+            await self._commit()
+        except KafkaError as error:  # the group may know us no more; what is not committed is read again
+            log.warning("commit_failed", error=f"{type(error).__name__}: {error}")
         for partition in revoked:
+            # A mark that stayed would be committed with the others, and its refusal would refuse them all.
             self._marks.pop(partition, None)
             self._committed.pop(partition, None)
             # The next owner says how far behind it is.
@@ -138,19 +146,25 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             mine.set_result(None)
 
     async def _once(self, request: InferenceRequested, traceparent: str | None) -> None:
-        known = await self._done.find(request.id)
+        known = await self._done.begin(request.id)
         if known is not None:
             metrics().duplicates_suppressed.labels("router").inc()
             await self._say(known, traceparent, request.reply_to)
             return
-        with metrics().in_flight.track_inprogress():
-            answered = await self._answer(request)
-            await self._say(answered.completed, traceparent, request.reply_to)
-            _count(answered.completed)
-            for audited in await answered.audits():
-                await self._say(audited, traceparent)
-        if answered.completed.status == "ok":  # an error may be mended: asked again, it is tried again
+        try:
+            with metrics().in_flight.track_inprogress():
+                answered = await self._answer(request)
+                await self._say(answered.completed, traceparent, request.reply_to)
+                _count(answered.completed)
+                for audited in await answered.audits():
+                    await self._say(audited, traceparent)
+        except BaseException:
+            await self._done.give_up(request.id)
+            raise
+        if answered.completed.status == "ok":
             await self._done.set(answered.completed)
+        else:  # an error may be mended: asked again, it is tried again
+            await self._done.give_up(request.id)
 
     async def _say(self, event: Event, traceparent: str | None, copy_to: str | None = None) -> None:
         try:
