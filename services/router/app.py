@@ -16,7 +16,8 @@ from services.router.intake import GROUP, SOURCE, Intake
 from services.router.routes import RouteTable
 from services.router.settings import RouterSettings
 from services.router.students import Students
-from stillhouse.bus import consumer_options, make_broker, producer_options, publish
+from stillhouse.bus import consumer_options, consumption_of, make_broker, producer_options, publish
+from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.events import RouteChanged, StudentRoute
@@ -48,7 +49,8 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     broker.context.set_global("controller", controller)
     broker.include_router(build_router(settings.kafka))
     answering = Answering(tasks, teachers if teachers is not None else workers, table.get, students.get)
-    intake = _Intake(settings.kafka, answering, DoneMarks(redis), settings.router_max_in_flight)
+    marks, bound = DoneMarks(redis), settings.router_max_in_flight
+    intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
 
     async def start_teachers() -> None:
         await asyncio.gather(*(worker.start() for worker in workers.values()))
@@ -69,8 +71,11 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
 class _Intake:
     """The intake with its own consumer and producer, which begin with it and end with it."""
 
-    def __init__(self, kafka: Kafka, answering: Answering, marks: DoneMarks, max_in_flight: int) -> None:
+    def __init__(
+        self, kafka: Kafka, answering: Answering, marks: DoneMarks, max_in_flight: int, consumption: Consumption
+    ) -> None:
         self._kafka, self._answering, self._marks, self._bound = kafka, answering, marks, max_in_flight
+        self._consumption = consumption
         self._intake: Intake | None = None
 
     async def run(self) -> None:
@@ -79,7 +84,9 @@ class _Intake:
         await self._producer.start()
         await self._consumer.start()
         await self._marks.enter()
-        self._intake = Intake(self._consumer, self._producer, self._answering.answer, self._marks, self._bound)
+        self._intake = Intake(
+            self._consumer, self._producer, self._answering.answer, self._marks, self._bound, self._consumption
+        )
         await self._intake.run()
 
     async def drain(self, grace: float) -> None:

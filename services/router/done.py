@@ -1,4 +1,4 @@
-"""Which requests are being answered, and which were, with what. They spare a second teacher call; losing them costs one.
+"""Which requests are being answered, and which were, with what. Marks spare a second teacher call; losing one costs one.
 
 A partition may move to another router while a request of it is in flight here. The new owner reads the request again,
 finds that a living router has it, and waits for that one's answer instead of asking the teacher too.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
@@ -41,7 +41,7 @@ class DoneMarks:
         key = f"stillhouse:done:{request_id}"
         try:
             while True:
-                found = await self._redis.set(key, self._me, ex=KEEP_S, nx=True, get=True)
+                found: Any = await self._redis.set(key, self._me, ex=KEEP_S, nx=True, get=True)
                 if found is None or found == self._me:
                     return None
                 if not found.startswith(HELD):

@@ -7,7 +7,7 @@ from stillhouse.bus.connection import client_options, consumer_options, declare_
 from stillhouse.bus.watermark import LowWaterMark
 
 if TYPE_CHECKING:
-    from stillhouse.bus.broker import decode_batch, make_broker, publish, subscriber_options
+    from stillhouse.bus.broker import consumption_of, decode_batch, make_broker, publish, subscriber_options
     from stillhouse.bus.handling import Unprocessable
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Unprocessable",
     "client_options",
     "consumer_options",
+    "consumption_of",
     "declare_topics",
     "decode",
     "decode_batch",
@@ -33,6 +34,7 @@ __all__ = [
 # FastStream costs most of a second to import: clients and the command line, which need none of it, do not pay.
 _OF_SERVICES = {
     "Unprocessable": "handling",
+    "consumption_of": "broker",
     "decode_batch": "broker",
     "make_broker": "broker",
     "publish": "broker",

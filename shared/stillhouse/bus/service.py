@@ -16,6 +16,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
+from stillhouse.bus.broker import consumption_of
 from stillhouse.settings import Settings
 from stillhouse.telemetry.http import HttpServer, PortTaken
 from stillhouse.telemetry.logs import configure_logging
@@ -80,7 +81,8 @@ async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]
         working += [asyncio.ensure_future(loop()) for loop in service.background]
         yield working
     finally:
-        # Handlers finish what they hold; then nothing gives the loops new work.
+        # Handlers finish what they hold, unless they wait for something; then nothing gives the loops new work.
+        consumption_of(service.broker).close()
         try:
             async with asyncio.timeout(GRACE_S):
                 await service.broker.stop()
@@ -104,7 +106,8 @@ async def _run(build: Callable[[], Service], settings: Settings) -> None:
 
     async def ready() -> dict[str, bool]:
         checks = {name: await check() for name, check in service.ready.items()}
-        return {"started": started, "kafka": started and await service.broker.ping(timeout=2.0), **checks}
+        kafka = started and await service.broker.ping(timeout=2.0)
+        return {"started": started, "kafka": kafka, "consuming": consumption_of(service.broker).going, **checks}
 
     http = HttpServer(settings.telemetry.http_host, settings.telemetry.http_port, lambda: True, ready)
     await http.start()
