@@ -22,7 +22,7 @@ from stillhouse.telemetry.http import HttpServer, PortTaken
 from stillhouse.telemetry.logs import configure_logging
 from stillhouse.telemetry.tracing import configure_tracing
 
-GRACE_S: Final = 15.0
+GRACE_S: Final = 10.0  # for handlers; what follows them has the rest of the 15 s
 
 log = structlog.get_logger()
 
