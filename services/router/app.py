@@ -16,7 +16,14 @@ from services.router.intake import GROUP, SOURCE, Intake
 from services.router.routes import RouteTable
 from services.router.settings import RouterSettings
 from services.router.students import Students
-from stillhouse.bus import consumer_options, consumption_of, make_broker, producer_options, publish
+from stillhouse.bus import (
+    commit_as_member_only,
+    consumer_options,
+    consumption_of,
+    make_broker,
+    producer_options,
+    publish,
+)
 from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
@@ -83,6 +90,7 @@ class _Intake:
         self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()
+        commit_as_member_only(self._consumer)
         await self._marks.enter()
         self._intake = Intake(
             self._consumer, self._producer, self._answering.answer, self._marks, self._bound, self._consumption

@@ -1,4 +1,4 @@
-"""Which requests are being answered, and which were, with what. Marks spare a second teacher call; losing one costs one.
+"""Which requests are being answered, and which were, with what. Marks spare second teacher calls; a lost one costs one.
 
 A partition may move to another router while a request of it is in flight here. The new owner reads the request again,
 finds that a living router has it, and waits for that one's answer instead of asking the teacher too.

@@ -16,5 +16,5 @@ class RouterSettings(Settings):
     router_grace_s: float = Field(
         default=8.0,
         gt=0,
-        description="On SIGTERM: time to finish what is in flight. Closing models and connections takes up to 5 s more.",
+        description="On SIGTERM: time to finish what is in flight. Closing models takes up to 5 s more.",
     )

@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.bus.cloudevents import BadRecord, Record, TooLarge, decode, encode, header, new_traceparent
-from stillhouse.bus.connection import client_options, consumer_options, declare_topics, producer_options
+from stillhouse.bus.connection import (
+    client_options,
+    commit_as_member_only,
+    consumer_options,
+    declare_topics,
+    producer_options,
+)
 from stillhouse.bus.watermark import LowWaterMark
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ __all__ = [
     "TooLarge",
     "Unprocessable",
     "client_options",
+    "commit_as_member_only",
     "consumer_options",
     "consumption_of",
     "declare_topics",

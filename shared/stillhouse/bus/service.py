@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
 from stillhouse.bus.broker import consumption_of
+from stillhouse.bus.connection import commit_as_member_only
 from stillhouse.settings import Settings
 from stillhouse.telemetry.http import HttpServer, PortTaken
 from stillhouse.telemetry.logs import configure_logging
@@ -77,6 +78,8 @@ async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]
         # Not one after the other, as `KafkaBroker.start` does: each waits for its group, three seconds on the
         # embedded broker.
         await asyncio.gather(*(subscriber.start() for subscriber in service.broker.subscribers))
+        for subscriber in service.broker.subscribers:
+            commit_as_member_only(cast(Any, subscriber).consumer)  # every Kafka subscriber has one once it is started
         service.broker.running = True
         working += [asyncio.ensure_future(loop()) for loop in service.background]
         yield working
