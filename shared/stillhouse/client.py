@@ -182,8 +182,10 @@ class Client:
             while True:
                 await incarnation.changed()
                 accepted = dict(self._accepted)
-                for partition in self._consumer.assignment():
-                    self._consumer.seek(partition, 0)
+                # They would wait at their old positions until the new log is as long, and miss what is before that.
+                for consumer in (self._consumer, *self._listening):
+                    for partition in consumer.assignment():
+                        consumer.seek(partition, 0)
                 # Some may have been sent to the new log before it was noticed here.
                 kept: set[str] | None = None
                 while accepted and kept is None:

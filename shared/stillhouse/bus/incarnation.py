@@ -1,7 +1,8 @@
 """Noticing that the log is another one: the embedded broker keeps nothing, and after its restart begins anew.
 
-Its cluster id names the log's incarnation. Whoever only reads under a consumer group need not care: the new broker
-knows no group member, so every consumer joins again and starts at the beginning. Who waits for an answer must.
+Its cluster id names the log's incarnation. Whoever reads under a consumer group need not care: the new broker knows no
+group member, so every consumer joins again and starts at the beginning. Consumers without a group must be placed anew:
+the embedded broker lets them wait beyond the log's end, and says nothing. And whoever waits for an answer must know.
 """
 
 from __future__ import annotations
