@@ -56,7 +56,7 @@ async def test_where_nothing_comes_any_more_it_does_not_stay_stopped() -> None:
     consumption = Consumption("d", pause_s=0.01)
     consumption.count(TOPIC, 0, FEWEST)
     async with asyncio.timeout(10):
-        while not consumption.going:
+        while not consumption.going:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert consuming("d") == 1
 
