@@ -96,9 +96,10 @@ class Training:
         return await self._states.get(task)
 
     async def recover(self) -> None:
-        """Enqueue every job whose end was never published: Redis may have been lost."""
+        """Enqueue every job whose end was never published, and look at every task: Redis may have been lost."""
         for job_id, _ in await asyncio.to_thread(unfinished, self._home):
             await self._queue.enqueue(job_id, {})
+        self.dirty |= set(self.tasks)
 
     async def evaluate_regularly(self) -> None:
         """Look at every task that was marked, at most once per `evaluate_s`, until cancelled."""
