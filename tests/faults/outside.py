@@ -84,6 +84,9 @@ def unsound_store(platform: Platform, load: Load) -> list[str]:
         examples = platform.store.examples(task).to_pylist()
         wrong += [f"example {name} twice" for name in repeated(row["example_id"] for row in examples)]
         wrong += [f"request {name} has two examples" for name in repeated(row["request_id"] for row in examples)]
+        verdicts = platform.store.evaluations(task).to_pylist()
+        decided = ((row["student_id"], row["stage"]) for row in verdicts if row["verdict"] != "undecided")
+        wrong += [f"gate {gate} was decided twice" for gate in repeated(decided)]
         routes = platform.store.routes(task).to_pylist()
         wrong += [f"{task}: two routes of version {v}" for v in repeated(row["version"] for row in routes)]
     audits = platform.store.audits(FAST).to_pylist()
@@ -139,8 +142,9 @@ async def unsound_tests(platform: Platform) -> list[str]:
                 wrong.append(f"{key.decode()}: {counted} counted, {seen} audits seen")
         for key in [key async for key in redis.scan_iter("stillhouse:stage:{*}:canary")]:
             state, seen = json.loads(await redis.get(key)), await redis.scard(key + b":seen")
-            if state["test"]["n"] > seen:
-                wrong.append(f"{key.decode()}: {state['test']['n']} counted, {seen} audits seen")
+            counted = state["test"]["agree"] + state["test"]["disagree"]
+            if counted > seen or (counted < seen and state["test"]["verdict"] == "undecided"):
+                wrong.append(f"{key.decode()}: {counted} counted, {seen} audits seen")
     return wrong
 
 

@@ -160,3 +160,32 @@ async def test_a_restarted_broker_loses_nothing_in_silence_and_services_recover_
         said = {event.request_id for event in await read(platform.settings.kafka, InferenceCompleted.TYPE)}  # type: ignore[attr-defined]
         assert said <= {sent.request.id for sent in load.sent.values()}
         assert unsound_store(platform, load) == []
+
+
+async def test_a_second_router_takes_over_partitions_and_not_what_is_in_flight(platform, llm) -> None:
+    async with Load.of(platform.settings, 7) as load:
+        llm.release.clear()
+        slow = await load.send(12, "slow")
+        await until(lambda: len(llm.asked) == 12, "slow calls in flight")
+        platform.add("router", "router-2")
+        await platform.ready("router-2")
+
+        async def shares() -> bool:
+            return await platform.metric("router-2", "stillhouse_requests_total") > 0
+
+        async with load.running(20):
+            await until(shares, "the new router answers")
+        # Its partitions came with slow requests, which it reads again.
+        fast = await load.send(60)
+        await until(lambda: all(sent.answered for sent in fast), "answers of both")
+        llm.release.set()
+        await load.settled()
+        assert all(sent.answered for sent in slow)
+        assert set(llm.asked.values()) == {1}  # nobody was asked again
+        status, seconds = await platform.terminate("router-2")
+        assert (status, seconds < 15) == (0, True)
+        del platform.members["router-2"]
+        await load.send(20)
+        await load.settled()
+        await recorded(platform, load)
+        assert unsound_store(platform, load) == []
