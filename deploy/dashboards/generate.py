@@ -171,6 +171,7 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
                     "none",
                     (f"sum by (service, reason) (increase({n.DEAD_LETTERS}[15m]))", "{{service}} {{reason}}"),
                     (f"sum by (service, topic) (increase({n.HANDLER_RETRIES}[15m]))", "retries {{service}} {{topic}}"),
+                    (f"min by (service, topic) ({n.CONSUMING}) == 0", "stopped {{service}} {{topic}}"),
                 ),
                 _series(
                     "Repeats that had no effect per second",

@@ -16,7 +16,15 @@ from services.router.intake import GROUP, SOURCE, Intake
 from services.router.routes import RouteTable
 from services.router.settings import RouterSettings
 from services.router.students import Students
-from stillhouse.bus import consumer_options, make_broker, producer_options, publish
+from stillhouse.bus import (
+    commit_as_member_only,
+    consumer_options,
+    consumption_of,
+    make_broker,
+    producer_options,
+    publish,
+)
+from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.events import RouteChanged, StudentRoute
@@ -48,7 +56,8 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     broker.context.set_global("controller", controller)
     broker.include_router(build_router(settings.kafka))
     answering = Answering(tasks, teachers if teachers is not None else workers, table.get, students.get)
-    intake = _Intake(settings.kafka, answering, DoneMarks(redis), settings.router_max_in_flight)
+    marks, bound = DoneMarks(redis), settings.router_max_in_flight
+    intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
 
     async def start_teachers() -> None:
         await asyncio.gather(*(worker.start() for worker in workers.values()))
@@ -69,8 +78,11 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
 class _Intake:
     """The intake with its own consumer and producer, which begin with it and end with it."""
 
-    def __init__(self, kafka: Kafka, answering: Answering, marks: DoneMarks, max_in_flight: int) -> None:
+    def __init__(
+        self, kafka: Kafka, answering: Answering, marks: DoneMarks, max_in_flight: int, consumption: Consumption
+    ) -> None:
         self._kafka, self._answering, self._marks, self._bound = kafka, answering, marks, max_in_flight
+        self._consumption = consumption
         self._intake: Intake | None = None
 
     async def run(self) -> None:
@@ -78,7 +90,11 @@ class _Intake:
         self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()
-        self._intake = Intake(self._consumer, self._producer, self._answering.answer, self._marks, self._bound)
+        commit_as_member_only(self._consumer)
+        await self._marks.enter()
+        self._intake = Intake(
+            self._consumer, self._producer, self._answering.answer, self._marks, self._bound, self._consumption
+        )
         await self._intake.run()
 
     async def drain(self, grace: float) -> None:
@@ -88,6 +104,7 @@ class _Intake:
             finally:
                 await self._consumer.stop()
                 await self._producer.stop()
+                await self._marks.leave()
 
 
 async def _runs(worker: WorkerModel) -> bool:

@@ -2,7 +2,8 @@
 
 A slow call holds up neither the calls behind it nor, beyond its own partition's mark, their commits. What is in
 flight is bounded: a full router stops reading. A record is done when its answer and its audits are in the log; the same
-request again gets the same answer again, and nobody is asked twice.
+request again gets the same answer again, and nobody is asked twice, not even when its partition moves to another router
+while it is in flight.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from opentelemetry import trace
+from structlog.contextvars import bound_contextvars
 
 from services.router.answering import Answered, without_input
 from services.router.done import DoneMarks
 from stillhouse.bus import BadRecord, LowWaterMark, TooLarge, decode, encode, header
+from stillhouse.bus.consumption import Consumption
 from stillhouse.events import BY_NAME, Event, InferenceCompleted, InferenceRequested
 from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
@@ -44,14 +47,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         answer: Answerer,
         marks: DoneMarks,
         max_in_flight: int,
+        consumption: Consumption,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
         self._answer = answer
         self._done = marks
+        self._consumption = consumption
         self._first: dict[str, asyncio.Future[None]] = {}  # request id -> ends when its first record is done with
         self._tracer = trace.get_tracer("stillhouse.router")
         self._slots = asyncio.Semaphore(max_in_flight)
+        self._assigned = 0  # counts the times that partitions were dealt out
         self._marks: dict[TopicPartition, LowWaterMark] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._calls: set[asyncio.Task[None]] = set()
@@ -76,12 +82,20 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             _, late = await asyncio.wait(self._calls, timeout=grace)
             for call in late:
                 call.cancel()
-        await self._commit()
+        try:
+            await self._commit()
+        except KafkaError as error:
+            log.warning("commit_failed", error=f"{type(error).__name__}: {error}")
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Commit while the partitions are still ours, then forget them: the next owner begins at the mark."""
-        await self._commit()
+        try:
+            await self._commit()
+        except KafkaError as error:  # the group may know us no more; what is not committed is read again
+            log.warning("commit_failed", error=f"{type(error).__name__}: {error}")
+        self._assigned += 1
         for partition in revoked:
+            # A mark that stayed would be committed with the others, and its refusal would refuse them all.
             self._marks.pop(partition, None)
             self._committed.pop(partition, None)
             # The next owner says how far behind it is.
@@ -95,7 +109,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _read(self) -> None:
         async for record in self._consumer:
+            assigned = self._assigned
+            await self._consumption.allowed(record.topic)
             await self._slots.acquire()
+            if assigned != self._assigned:  # while it waited; whoever has its partition now begins at the mark
+                self._slots.release()
+                continue
             mark = self._marks.setdefault(TopicPartition(record.topic, record.partition), LowWaterMark())
             mark.begin(record.offset)
             call = asyncio.create_task(self._handle(record, mark))
@@ -119,7 +138,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             request = decode(record.topic, record.value)
         except BadRecord as error:
             await self._bury(record, str(error))
+            self._consumption.count(record.topic, 0, 1)
             return
+        self._consumption.count(record.topic, 1, 0)
         assert isinstance(request, InferenceRequested)
         # The same id twice at once: the second waits for the first, and then finds its answer.
         while (first := self._first.get(request.id)) is not None:
@@ -132,32 +153,39 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             with self._tracer.start_as_current_span(names.SPAN_ROUTE, context=context) as span:
                 span.set_attribute(names.ATTR_REQUEST_ID, request.id)
                 span.set_attribute(names.ATTR_TASK, request.task_key)
-                await self._once(request, traceparent_of(span))
+                with bound_contextvars(event_id=request.id, task=request.task_key):
+                    await self._once(request, traceparent_of(span))
         finally:
             del self._first[request.id]
             mine.set_result(None)
 
     async def _once(self, request: InferenceRequested, traceparent: str | None) -> None:
-        known = await self._done.find(request.id)
+        known = await self._done.begin(request.id)
         if known is not None:
             metrics().duplicates_suppressed.labels("router").inc()
             await self._say(known, traceparent, request.reply_to)
             return
-        with metrics().in_flight.track_inprogress():
-            answered = await self._answer(request)
-            await self._say(answered.completed, traceparent, request.reply_to)
-            _count(answered.completed)
-            for audited in await answered.audits():
-                await self._say(audited, traceparent)
-        if answered.completed.status == "ok":  # an error may be mended: asked again, it is tried again
+        try:
+            with metrics().in_flight.track_inprogress():
+                answered = await self._answer(request)
+                await self._say(answered.completed, traceparent, request.reply_to)
+                _count(answered.completed)
+                for audited in await answered.audits():
+                    await self._say(audited, traceparent)
+        except BaseException:
+            await self._done.give_up(request.id)
+            raise
+        if answered.completed.status == "ok":
             await self._done.set(answered.completed)
+        else:  # an error may be mended: asked again, it is tried again
+            await self._done.give_up(request.id)
 
     async def _say(self, event: Event, traceparent: str | None, copy_to: str | None = None) -> None:
         try:
             record = encode(event, source=SOURCE, traceparent=traceparent)
         except TooLarge as error:
             # Input and answer together can outgrow a record that the input alone fitted into.
-            log.warning("too_large", event=event.TYPE, event_id=event.id, error=str(error))
+            log.warning("too_large", event_type=event.TYPE, event_id=event.id, error=str(error))
             if not isinstance(event, InferenceCompleted):
                 return
             record = encode(without_input(event, str(error)), source=SOURCE, traceparent=traceparent)

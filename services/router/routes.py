@@ -10,12 +10,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.router.students import Students
 from stillhouse.bus import BadRecord, consumer_options, decode
+from stillhouse.bus.incarnation import Incarnation
 from stillhouse.events import RouteChanged
 from stillhouse.settings import Kafka
 from stillhouse.telemetry.metrics import metrics
 
 PARTITION = TopicPartition(RouteChanged.TYPE, 0)
-GUARD_S = 2.0
 
 log = structlog.get_logger()
 
@@ -26,6 +26,8 @@ class RouteTable:
     def __init__(self, kafka: Kafka, students: Students) -> None:
         self._kafka = kafka
         self._students = students
+        # Any other broker keeps its log.
+        self._incarnation = Incarnation(kafka) if kafka.embedded else None
         self._routes: dict[str, RouteChanged] = {}
         self._taking = asyncio.Lock()
         self._next = 0
@@ -43,6 +45,8 @@ class RouteTable:
 
     async def start(self) -> None:
         """Read the log to its end, then follow it. Raises `KafkaError`."""
+        if self._incarnation is not None:
+            await self._incarnation.start()
         consumer = AIOKafkaConsumer(**consumer_options(self._kafka))
         await consumer.start()
         self._consumer = consumer
@@ -57,6 +61,8 @@ class RouteTable:
             await asyncio.gather(self._reading, return_exceptions=True)
         if self._consumer is not None:
             await self._consumer.stop()
+        if self._incarnation is not None:
+            await self._incarnation.stop()
 
     async def settle(self) -> None:
         """Wait until everything that is in the log now is in force. Raises `KafkaError`."""
@@ -89,16 +95,19 @@ class RouteTable:
         )
 
     async def guard(self, publish: Callable[[RouteChanged], Awaitable[None]]) -> None:
-        """Write the routes again when the log has lost them (the embedded broker keeps nothing), until cancelled."""
+        """Write the routes again whenever the embedded broker was restarted and has lost them, until cancelled."""
         assert self._consumer is not None
+        if self._incarnation is None:
+            await asyncio.Event().wait()
+            return
         while True:
-            await asyncio.sleep(GUARD_S)
-            end = (await self._consumer.end_offsets([PARTITION]))[PARTITION]
-            if end < self._next:
-                log.warning("routes_written_again", routes=len(self._routes))
-                self._next = 0
-                for route in self.all():
-                    await publish(route)
+            await self._incarnation.changed()
+            log.warning("routes_written_again", routes=len(self._routes))
+            # It would wait at its old position until the new log is as long, and miss everything before that.
+            self._consumer.seek(PARTITION, 0)
+            self._next = 0
+            for route in self.all():
+                await publish(route)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:

@@ -13,4 +13,8 @@ class RouterSettings(Settings):
     router_max_in_flight: int = Field(
         default=256, ge=1, description="Requests answered at a time; then it reads no more."
     )
-    router_grace_s: float = Field(default=12.0, gt=0, description="On SIGTERM: time to finish what is in flight.")
+    router_grace_s: float = Field(
+        default=8.0,
+        gt=0,
+        description="On SIGTERM: time to finish what is in flight. Closing models takes up to 5 s more.",
+    )

@@ -13,7 +13,7 @@ from services.trainer.states import States
 from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
-from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.redis import connect_redis, restore_regularly
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -47,6 +47,7 @@ def build_app(settings: TrainerSettings) -> Service:
         name="trainer",
         broker=broker,
         background=[
+            partial(restore_regularly, redis, "trainer", training.recover),
             training.evaluate_regularly,
             partial(work, queue, worker, training.run, lease_s=settings.trainer_lease_s),
             partial(log_regularly, training.to_log, settings.home),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stillhouse.economics import pays
-
 from services.trainer.state import TaskState
+from stillhouse.economics import pays
 from stillhouse.events import Strategy, follow_id
 from stillhouse.tasks import Task
 

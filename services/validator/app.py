@@ -15,7 +15,7 @@ from services.validator.verdicts import Verdicts
 from services.validator.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
-from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.redis import connect_redis, restore_regularly
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -55,6 +55,7 @@ def build_app(settings: ValidatorSettings) -> Service:
         name="validator",
         broker=broker,
         background=[
+            partial(restore_regularly, redis, "validator", gates.recover),
             gates.check_regularly,
             # One worker: two students judged at once would draw the same share of alpha.
             partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),

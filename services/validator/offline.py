@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stillhouse.economics import pays
-
 from stillhouse.events import Condition
 from stillhouse.quality.binomial import clopper_pearson
 from stillhouse.quality.eprocess import AgreementTest

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from stillhouse.bus import BadRecord, consumer_options, decode, encode, producer_options
-from stillhouse.events import DriftCleared, DriftDetected, InferenceCompleted, InferenceRequested
+from stillhouse.bus.incarnation import Incarnation, keys_of
+from stillhouse.events import DriftCleared, DriftDetected, Failure, InferenceCompleted, InferenceRequested, follow_id
 from stillhouse.observing import Observations, observed
 from stillhouse.settings import Kafka, Settings
 
@@ -18,6 +21,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 STOP_S: Final = 10.0
+
+log = structlog.get_logger()
 
 
 class RequestFailed(Exception):
@@ -40,6 +45,7 @@ class Client:
         self._settings = settings or _settings_here()
         self._source = source
         self._waiting: dict[str, asyncio.Future[InferenceCompleted]] = {}
+        self._accepted: dict[str, InferenceRequested] = {}  # in the log, and not answered yet
         self._observations = Observations(source)
         self._listening: set[AIOKafkaConsumer] = set()
 
@@ -54,30 +60,45 @@ class Client:
             await _stop(self._producer)
             raise
         self._observations.start(self._producer)
-        self._reading = asyncio.create_task(self._read())
+        self._working = [asyncio.create_task(self._read())]
+        if kafka.embedded:  # any other Kafka keeps what it accepted
+            incarnation = Incarnation(kafka)
+            try:
+                await incarnation.start()
+            except BaseException:
+                await self.__aexit__(None, None, None)
+                raise
+            self._working.append(asyncio.create_task(self._watch(incarnation)))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._observations.close()
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        for task in self._working:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
         for future in self._waiting.values():
             future.cancel()
         await _stop(self._consumer, *self._listening, self._producer)
 
     async def submit(self, request: InferenceRequested) -> asyncio.Future[InferenceCompleted]:
-        """Publish a request; the future holds its answer. Raises `TooLarge` before anything is sent."""
+        """Publish a request; the future holds its answer. Raises `TooLarge` before anything is sent.
+
+        Where the (embedded) broker was restarted and has lost the request, the answer is an error with the code `lost`,
+        as one that the platform gives: send it again, with the same id where it may have been answered already.
+        """
         record = encode(request, source=self._source)
         future: asyncio.Future[InferenceCompleted] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
-        future.add_done_callback(lambda _: self._waiting.pop(request.id, None))
+        future.add_done_callback(lambda _: self._forget(request.id))
         try:
             await self._producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
         except BaseException:
             future.cancel()
             raise
+        if not future.done():
+            self._accepted[request.id] = request
         return future
 
     async def request(
@@ -150,6 +171,47 @@ class Client:
             future = self._waiting.get(completed.request_id)
             if future is not None and not future.done():
                 future.set_result(completed)
+
+    def _forget(self, request_id: str) -> None:
+        self._waiting.pop(request_id, None)
+        self._accepted.pop(request_id, None)
+
+    async def _watch(self, incarnation: Incarnation) -> None:
+        """Whenever the log is a new one: read it from its beginning, and answer what the old one took with it: lost."""
+        try:
+            while True:
+                await incarnation.changed()
+                accepted = dict(self._accepted)
+                # They would wait at their old positions until the new log is as long, and miss what is before that.
+                for consumer in (self._consumer, *self._listening):
+                    for partition in consumer.assignment():
+                        consumer.seek(partition, 0)
+                # Some may have been sent to the new log before it was noticed here.
+                kept: set[str] | None = None
+                while accepted and kept is None:
+                    try:
+                        kept = await keys_of(self._settings.kafka, InferenceRequested.TYPE)
+                    except (KafkaError, OSError, TimeoutError) as error:
+                        log.warning("log_not_read", error=f"{type(error).__name__}: {error}")
+                for request_id in accepted.keys() - (kept or set()):
+                    future = self._waiting.get(request_id)
+                    if future is not None and not future.done():
+                        future.set_result(_lost(accepted[request_id]))
+        finally:
+            await incarnation.stop()
+
+
+def _lost(request: InferenceRequested) -> InferenceCompleted:
+    message = "the broker was restarted and has lost the request; send it again."
+    return InferenceCompleted(
+        id=follow_id(request.id, InferenceCompleted.TYPE, request.subject),
+        tenant=request.tenant,
+        task=request.task,
+        request_id=request.id,
+        purpose=request.purpose,
+        status="error",
+        failure=Failure(code="lost", message=message),
+    )
 
 
 def _settings_here() -> Settings:

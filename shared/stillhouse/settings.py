@@ -17,6 +17,9 @@ class Kafka(BaseModel):
     embedded: bool = Field(
         default=False, description="The broker is the embedded one: short polls, no idempotent producer."
     )
+    poison_pause_s: float = Field(
+        default=30.0, gt=0, description="Where most records of a topic fail: nothing is read for so long; then again."
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="As in Kafka."
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from faststream.kafka import TestKafkaBroker
+from prometheus_client import REGISTRY
 
 from services.validator.app import SOURCE, build_app
 from services.validator.settings import ValidatorSettings
 from stillhouse.bus import publish
 from stillhouse.bus.jobs import JobQueue, write_json
 from stillhouse.events import GateFailed, GatePassed
+from stillhouse.telemetry.metrics import metrics
+from stillhouse.telemetry.names import GATE_OPEN_SINCE
 from tests.unit.trainer.tasks import route, trained
 from tests.unit.validator.audits import SHA, audit
 
@@ -57,6 +60,24 @@ async def test_a_trained_student_is_queued_for_its_gate_once(service_environment
         assert job is not None
         assert job.payload["round"] == 0
         assert all([await check() for check in service.ready.values()])
+    for stop in service.on_stop:
+        await stop()
+    offline = {"task": "default/intents", "stage": "offline"}
+    assert REGISTRY.get_sample_value(GATE_OPEN_SINCE, offline) == event.time.timestamp()
+
+    # The next validator knows it from the gate's folder, until the gate is decided.
+    metrics().set_gate("default/intents", "offline", None)
+    service = build_app(ValidatorSettings())
+    for start in service.on_start:
+        await start()
+    assert REGISTRY.get_sample_value(GATE_OPEN_SINCE, offline) == event.time.timestamp()
+    async with TestKafkaBroker(service.broker):
+        gates = service.broker.context.resolve("gates")
+        rounds = service_environment / "home" / "jobs" / job.payload["gate"] / "rounds" / "0"
+        rounds.mkdir(parents=True)
+        write_json(rounds / "result.json", {"broken": "it does not load", "cpu_seconds": 0.0})
+        await gates.run(job)
+    assert REGISTRY.get_sample_value(GATE_OPEN_SINCE, offline) is None
     for stop in service.on_stop:
         await stop()
 

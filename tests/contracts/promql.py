@@ -98,6 +98,11 @@ class Evaluator:
                     return {}
                 equal = (m for m in selector.matchers.matchers if m.op == promql.MatchOp.Equal)
                 return {tuple(sorted((m.name, m.value) for m in equal)): 1.0}
+            case "min_over_time":
+                matrix = node.args[0]
+                selector, span = matrix.vector_selector, matrix.range.total_seconds()
+                windows = {labels: self._window(samples, selector, now, span) for labels, samples in self._of(selector)}
+                return {_unnamed(labels): min(v for _, v in window) for labels, window in windows.items() if window}
             case "increase" | "rate" as name:
                 matrix = node.args[0]
                 span = matrix.range.total_seconds()

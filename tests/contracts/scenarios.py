@@ -76,6 +76,10 @@ def dead_letter(m: Metrics, minute: int) -> None:
         m.dead_letters.labels("observer", "inference.completed", "bad_record").inc()
 
 
+def stops_reading(m: Metrics, minute: int) -> None:
+    m.consuming.labels("observer", "inference.completed").set(0 if 10 <= minute < 20 and minute != 15 else 1)
+
+
 def spends(m: Metrics, minute: int) -> None:
     m.budget_usd_per_day.labels(TASK).set(10.0)
     m.spent_usd.labels(TASK, "request").inc(0.09)
@@ -105,6 +109,13 @@ SCENARIOS = (
     Scenario("GateUndecided", gate_waits, (1440, 1465), (1446, 1459), {"task": TASK, "stage": "canary"}),
     Scenario("TrainingFailing", training_fails, (9, 380), (10, 300)),
     Scenario("DeadLetters", dead_letter, (9, 40, 90), (10, 20, 60), {"service": "observer"}),
+    Scenario(
+        "ConsumptionStopped",
+        stops_reading,
+        (9, 30),
+        (10, 15, 19, 23),
+        {"service": "observer", "topic": "inference.completed"},
+    ),
     Scenario("BudgetNearlySpent", spends, (60,), (90,), {"task": TASK}),
     Scenario("AuditRateBelowPlan", audits_stop, (149, 200), (260,), {"task": TASK}),
     Scenario(

@@ -3,11 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.bus.cloudevents import BadRecord, Record, TooLarge, decode, encode, header, new_traceparent
-from stillhouse.bus.connection import client_options, consumer_options, declare_topics, producer_options
+from stillhouse.bus.connection import (
+    client_options,
+    commit_as_member_only,
+    consumer_options,
+    declare_topics,
+    producer_options,
+)
 from stillhouse.bus.watermark import LowWaterMark
 
 if TYPE_CHECKING:
-    from stillhouse.bus.broker import decode_batch, make_broker, publish, subscriber_options
+    from stillhouse.bus.broker import consumption_of, decode_batch, make_broker, publish, subscriber_options
     from stillhouse.bus.handling import Unprocessable
 
 __all__ = [
@@ -17,7 +23,9 @@ __all__ = [
     "TooLarge",
     "Unprocessable",
     "client_options",
+    "commit_as_member_only",
     "consumer_options",
+    "consumption_of",
     "declare_topics",
     "decode",
     "decode_batch",
@@ -33,6 +41,7 @@ __all__ = [
 # FastStream costs most of a second to import: clients and the command line, which need none of it, do not pay.
 _OF_SERVICES = {
     "Unprocessable": "handling",
+    "consumption_of": "broker",
     "decode_batch": "broker",
     "make_broker": "broker",
     "publish": "broker",

@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 from stillhouse.bus.cloudevents import BadRecord, decode, encode
 from stillhouse.bus.connection import consumer_options, producer_options
+from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.handling import Handling, bury, records_of
 from stillhouse.events import Event
 from stillhouse.settings import Kafka, Settings
@@ -28,7 +29,8 @@ def make_broker(settings: Settings, service: str) -> KafkaBroker:
     """The broker of `service`: handlers get decoded events; what cannot be handled goes to `dlq.<service>`."""
     kafka = settings.kafka
     producer = producer_options(kafka)
-    return KafkaBroker(
+    consumption = Consumption(service, kafka.poison_pause_s)
+    broker = KafkaBroker(
         kafka.bootstrap_servers,
         acks=producer["acks"],
         enable_idempotence=producer["enable_idempotence"],
@@ -37,9 +39,18 @@ def make_broker(settings: Settings, service: str) -> KafkaBroker:
         security=_security(kafka),
         parser=_parse,
         decoder=_decode,
-        middlewares=[Handling.of(service)],
+        middlewares=[Handling.of(service, consumption)],
         logger=None,  # failures are logged where they are handled; FastStream would log the payload's traceback again
     )
+    broker.context.set_global("consumption", consumption)
+    return broker
+
+
+def consumption_of(broker: KafkaBroker) -> Consumption:
+    """Whether the service that `broker` was made for goes on reading."""
+    found = broker.context.get("consumption")
+    assert isinstance(found, Consumption), "make_broker makes it"
+    return found
 
 
 def subscriber_options(kafka: Kafka) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, UnknownMemberIdError, for_code
 
 from stillhouse.events import CATALOGUE, MAX_RECORD_BYTES
 from stillhouse.settings import Kafka
@@ -46,6 +47,24 @@ def producer_options(kafka: Kafka) -> dict[str, Any]:
         "enable_idempotence": not kafka.embedded,
         "max_request_size": MAX_RECORD_BYTES + 4096,
     }
+
+
+def commit_as_member_only(consumer: AIOKafkaConsumer) -> None:
+    """Refuse commits of a started consumer while its group does not know it. Such a commit raises `CommitFailedError`.
+
+    A group forgets a member that was silent for too long, and an embedded broker forgets all groups when it is
+    restarted. aiokafka then sends commits without a generation until it has joined again, and an empty group takes
+    those from anybody: positions of a log that is gone would hide the beginning of the new one.
+    """
+    coordinator = consumer._coordinator
+    commit = coordinator._do_commit_offsets
+
+    async def as_member(assignment: Any, offsets: Any) -> None:
+        if coordinator.generation < 0:
+            raise UnknownMemberIdError(coordinator.group_id)
+        await commit(assignment, offsets)  # makes its request, with the generation in it, before anything else runs
+
+    coordinator._do_commit_offsets = as_member
 
 
 async def declare_topics(kafka: Kafka) -> None:

@@ -10,18 +10,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
+from stillhouse.bus.broker import consumption_of
+from stillhouse.bus.connection import commit_as_member_only
 from stillhouse.settings import Settings
 from stillhouse.telemetry.http import HttpServer, PortTaken
 from stillhouse.telemetry.logs import configure_logging
 from stillhouse.telemetry.tracing import configure_tracing
 
-GRACE_S: Final = 15.0
+GRACE_S: Final = 10.0  # for handlers; what follows them has the rest of the 15 s
 
 log = structlog.get_logger()
 
@@ -76,11 +78,14 @@ async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]
         # Not one after the other, as `KafkaBroker.start` does: each waits for its group, three seconds on the
         # embedded broker.
         await asyncio.gather(*(subscriber.start() for subscriber in service.broker.subscribers))
+        for subscriber in service.broker.subscribers:
+            commit_as_member_only(cast(Any, subscriber).consumer)  # every Kafka subscriber has one once it is started
         service.broker.running = True
         working += [asyncio.ensure_future(loop()) for loop in service.background]
         yield working
     finally:
-        # Handlers finish what they hold; then nothing gives the loops new work.
+        # Handlers finish what they hold, unless they wait for something; then nothing gives the loops new work.
+        consumption_of(service.broker).close()
         try:
             async with asyncio.timeout(GRACE_S):
                 await service.broker.stop()
@@ -104,7 +109,8 @@ async def _run(build: Callable[[], Service], settings: Settings) -> None:
 
     async def ready() -> dict[str, bool]:
         checks = {name: await check() for name, check in service.ready.items()}
-        return {"started": started, "kafka": started and await service.broker.ping(timeout=2.0), **checks}
+        kafka = started and await service.broker.ping(timeout=2.0)
+        return {"started": started, "kafka": kafka, "consuming": consumption_of(service.broker).going, **checks}
 
     http = HttpServer(settings.telemetry.http_host, settings.telemetry.http_port, lambda: True, ready)
     await http.start()

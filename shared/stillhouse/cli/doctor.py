@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,9 +62,12 @@ def examine(settings: Settings) -> list[Finding]:
         except PackageNotFoundError:
             return None
 
+    extras = {"train": "router, trainer and validator"}
+    if "STILLHOUSE_KAFKA__BOOTSTRAP_SERVERS" not in os.environ:
+        extras["embedded"] = "`stillhouse up`"
     try:
         needed = requires("stillhouse") or []
-        packages = check_packages(pinned(checkout_root()), needed, installed)
+        packages = check_packages(pinned(checkout_root()), needed, installed, extras)
     except (PackageNotFoundError, EmbeddedError):
         said = "Stillhouse is not installed as a package here, so what it needs is not known"
         packages = [Finding("packages", "stillhouse", "warn", said, "Run `make venv` in the checkout.")]

@@ -14,6 +14,7 @@ from stillhouse.demo.watcher import State
 from stillhouse.events import InferenceCompleted, InferenceRequested, now
 
 TRICKLE: Final = 5.0  # requests a second while a student is trained and messages are scarce
+UNHURRIED: Final = 20.0  # and while its first verdicts are awaited, which take seconds however much is sent
 DUPLICATE_EVERY: Final = 500
 PATIENCE_S: Final = 60.0  # then a request counts as lost
 REPEAT_WAIT_S: Final = 2.0  # for the remembered answer to a duplicate
@@ -80,8 +81,8 @@ class Script:
             if phase == "second" and self._student is not None and rolled_back:
                 return Cue("over", 0.0)
             return Cue("over", 0.0, f"all messages are sent and {self._awaited(phase, state)}")
-        slow = self._plan.limited and state.training
-        return Cue(phase, min(self._rate, TRICKLE) if slow else self._rate)
+        slowest = TRICKLE if state.training else UNHURRIED if state.judging else self._rate
+        return Cue(phase, min(self._rate, slowest) if self._plan.limited else self._rate)
 
     def _awaited(self, phase: Phase, state: State) -> str:
         if phase == "first":

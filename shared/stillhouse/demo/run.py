@@ -63,7 +63,7 @@ def run_demo(options: Options, console: Console) -> int:
     for line in _intentions(plan, task):
         say(line)
     # A polite kill ends it as Ctrl-C does: with its profile stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     begun = time.monotonic()
     profile = Profile(home=options.home, tasks=options.home / "tasks", root=root)
     try:
@@ -72,7 +72,7 @@ def run_demo(options: Options, console: Console) -> int:
         lacking = asyncio.run(_play(options, plan, task, console))
     finally:
         if options.keep:
-            say(f"Left running: `stillhouse status --home {options.home}` shows it, `stillhouse down` stops it.")
+            say(f"Left running; `stillhouse down --home {options.home}` stops it.")
         else:
             _stop(options.home)
     if lacking is None:

@@ -121,6 +121,16 @@ class State:
         """Whether a training job runs."""
         return bool(self._running - self._ended)
 
+    @property
+    def judging(self) -> bool:
+        """Whether the newest student waits for its offline or shadow verdict."""
+        newest = max(self.trained.values(), key=lambda trained: trained.time, default=None)
+        if newest is None or newest.student_id == self.live:
+            return False
+        final = (gate for gate in self.gates.values() if gate.student_id == newest.student_id and gate.final)
+        verdicts = {gate.stage: gate.verdict for gate in final}
+        return "offline" not in verdicts or (verdicts["offline"] == "passed" and "shadow" not in verdicts)
+
     def fold(self, event: Event) -> None:
         """Take one event; of other tasks, and events that were taken before, change nothing."""
         if event.task_key != self.task_key:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from stillhouse.tasks.declaration import StudentCandidate
 
 MAX_FEATURES: Final = 1024
 WARM_UP: Final = 0.1  # of all steps
+HEAD_RATE: Final = 10.0  # times the rate; CLINC150, 151 labels: agreement 0.934 with it, 0.923 without
 PATIENCE: Final = 3  # epochs without a better one
 # Part of a run's name: raise it when the same data and seed would give another student.
 RUN_VERSION: Final = 1
@@ -110,14 +111,21 @@ def train(
 
     with _torch_set_up(threads):
         torch.manual_seed(seed)
-        module: nn.Module
+        module: HashedNgrams | CutEncoder
         if tokens:
             module, rate, decay = CutEncoder(candidate.layers, len(labels)), 1e-3, 0.01
         else:
             module, rate, decay = HashedNgrams(seen, candidate.buckets, candidate.dim, len(labels)), 1e-2, 0.0
         rate = candidate.learning_rate or rate
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+        # The encoder's head starts from nothing, so it has further to go than the layer below it.
+        rates = {parameter: rate * (HEAD_RATE if tokens else 1.0) for parameter in module.head.parameters()}
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter], "lr": rates.get(parameter, rate)}
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        peaks: list[float] = [group["lr"] for group in groups]
+        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, labels, train, select, seed))
         state = checkpoints.resume(module, optimizer)
         earlier, started = state.seconds, time.monotonic()
@@ -131,8 +139,8 @@ def train(
             step, total = state.epoch * math.ceil(len(seen) / candidate.batch_size), 0.0
             for batch in batches(seen, candidate.batch_size, _mixed(seed, state.epoch)):
                 step += 1
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * _schedule(step, steps)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * _schedule(step, steps)
                 logits = module(*_inputs([seen[i] for i in batch], tokens))
                 loss = soft_target_loss(logits, soft[batch], hard[batch], candidate.temperature, candidate.alpha)
                 optimizer.zero_grad()

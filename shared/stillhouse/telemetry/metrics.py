@@ -27,6 +27,7 @@ class Metrics:
     model_call: Histogram
     in_flight: Gauge
     dead_letters: Counter
+    consuming: Gauge
     handler_retries: Counter
     audits: Counter
     examples_recorded: Counter
@@ -90,6 +91,7 @@ def _build(registry: CollectorRegistry) -> Metrics:
         model_call=histogram(names.MODEL_CALL, "One call of a model, waiting included.", "model_kind"),
         in_flight=gauge(names.IN_FLIGHT, "Requests being answered."),
         dead_letters=counter(names.DEAD_LETTERS, "Records put aside.", "service", "topic", "reason"),
+        consuming=gauge(names.CONSUMING, "0 where reading stopped: most records fail.", "service", "topic"),
         handler_retries=counter(names.HANDLER_RETRIES, "Handlers run again after an error.", "service", "topic"),
         audits=counter(names.AUDITS, "Requests answered by both.", "task", "stage", "agrees"),
         examples_recorded=counter(names.EXAMPLES_RECORDED, "Teacher answers stored.", "task", "sample"),

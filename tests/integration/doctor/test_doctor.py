@@ -60,7 +60,7 @@ async def test_a_platform_that_nobody_uses_is_well(doctor) -> None:
     assert code == 0
     assert found["topics", "declared"]["said"] == f"all {len(CATALOGUE)}"
     assert found["clocks", "records"]["said"] == "no record to compare with"
-    assert found["lag", "router"]["said"] == "has never read anything here"
+    assert found["lag", "router"]["said"] == "has read nothing yet"
     assert found["broker", doctor.kafka.bootstrap_servers]["said"].startswith("1 broker of cluster stillhouse-")
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from prometheus_client import REGISTRY
 
+from services.router import intake
 from services.router.app import build_app
 from services.router.settings import RouterSettings
 from stillhouse.bus import consumer_options, encode, producer_options
@@ -20,7 +21,7 @@ from stillhouse.client import Client, RequestFailed
 from stillhouse.events import InferenceCompleted, InferenceRequested
 from stillhouse.models.port import Prediction
 from stillhouse.settings import Redis
-from stillhouse.telemetry.names import REQUESTS
+from stillhouse.telemetry.names import CONSUMER_LAG, REQUESTS
 
 TASK_FILE = """
 [task]
@@ -209,3 +210,28 @@ async def test_a_copy_goes_where_the_sender_asked_and_a_topic_that_takes_none_st
         answer = await (await client.submit(InferenceRequested(task="greet", input="hello", reply_to="route.changed")))
         assert answer.output == "hello"
         assert (await client.request(task="greet", input="hello", timeout=30)).output == "hello"
+
+
+async def test_a_full_router_says_how_many_requests_it_has_not_read(settings, monkeypatch) -> None:
+    monkeypatch.setattr(intake, "LAG_S", 0.05)
+    teacher = FakeTeacher()
+
+    def lag() -> float:
+        labels = ({"group": "router.intake", "topic": "inference.requested", "partition": str(n)} for n in range(12))
+        return sum(REGISTRY.get_sample_value(CONSUMER_LAG, one) or 0.0 for one in labels)
+
+    async def until(wanted: float) -> None:
+        end = time.monotonic() + 30
+        while lag() != wanted:
+            assert time.monotonic() < end, lag()
+            await asyncio.sleep(0.02)
+
+    bounded = settings.model_copy(update={"router_max_in_flight": 2})
+    async with router(bounded, teacher), Client(settings) as client:
+        slow = [await client.submit(InferenceRequested(task="greet", input=f"slow {n}")) for n in range(40)]
+        # Two are being answered; a third is taken and waits for its turn.
+        await until(37)
+        teacher.release.set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*slow)
+        await until(0)

@@ -20,6 +20,8 @@ from stillhouse.tasks import load_tasks
 ROOT = Path(__file__).parents[3]
 REQUIRES = ["redis<9,>=8", "Some_Thing>=1", 'torch==2.13.0; extra == "train"', "pytest>=9; extra == 'dev'"]
 
+EXTRAS = {"train": "the trainer"}
+
 
 def states(found) -> list[tuple[str, str]]:
     return [(one.what, one.state) for one in found]
@@ -29,14 +31,14 @@ def test_packages_as_tested_are_well(tmp_path) -> None:
     pins = tmp_path / "pins.txt"
     pins.write_text("# comment\nredis==8.1.0\nsome.thing==1.0  # why\ntorch==2.13.0\nunused==1\n")
     have = {"redis": "8.1.0", "some-thing": "1.0", "torch": "2.13.0+cpu"}
-    (found,) = check_packages(pins, REQUIRES, have.get)
+    (found,) = check_packages(pins, REQUIRES, have.get, EXTRAS)
     assert (found.state, found.said) == ("ok", "as tested together")
 
 
 def test_a_missing_package_is_wrong_and_another_version_a_warning(tmp_path) -> None:
     pins = tmp_path / "pins.txt"
     pins.write_text("redis==8.1.0\n")
-    found = check_packages(pins, REQUIRES, {"redis": "8.2.0"}.get)
+    found = check_packages(pins, REQUIRES, {"redis": "8.2.0"}.get, EXTRAS)
     assert states(found) == [("core", "wrong"), ("train", "warn"), ("versions", "warn")]
     assert "missing: some-thing" in found[0].said
     assert "redis 8.2.0 (tested: 8.1.0)" in found[2].said
@@ -128,3 +130,9 @@ def test_without_broker_and_redis_all_else_is_still_looked_at(tmp_path, monkeypa
     shown = CliRunner().invoke(app, ["doctor", "--tasks", str(ROOT / "deploy" / "tasks")])
     assert shown.exit_code == 1
     assert "`stillhouse up` starts one" in shown.stdout
+
+
+def test_where_no_models_run_the_teachers_are_not_looked_at(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(checks, "TEACHER_MODULES", ("no_such_module",))
+    (found,) = check_teachers(load_tasks(ROOT / "deploy" / "tasks"), tmp_path)
+    assert (found.state, found.said) == ("warn", "not looked at: no_such_module not installed here")

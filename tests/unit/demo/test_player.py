@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from stillhouse.demo import player as player_module
-from stillhouse.demo.player import TRICKLE, Cue, Player, Script, Tally
+from stillhouse.demo.player import TRICKLE, UNHURRIED, Cue, Player, Script, Tally
 from stillhouse.demo.source import Sizes
 from stillhouse.demo.watcher import State
 from stillhouse.events import Failure, InferenceRequested
-from tests.unit.demo.story import MESSAGE, at, completed, drift, make_plan, route, started
+from tests.unit.demo.story import MESSAGE, at, completed, drift, gate, make_plan, route, started, trained
 
 SIZES = Sizes(min_examples=300, min_new_examples=300, served_before=5, served_after=5)
 
@@ -114,6 +114,12 @@ def test_scarce_messages_trickle_while_a_student_is_trained() -> None:
     own = Script(make_plan(sample=False), 60.0, 100.0)
     assert own.cue(state, Tally(), 50, 1.0) == Cue("first", TRICKLE)
     assert Script(make_plan(), 60.0, 100.0).cue(state, Tally(), 50, 1.0) == Cue("first", 60.0)
+    state.fold(trained("s1", 2))
+    assert own.cue(state, Tally(), 50, 1.0) == Cue("first", UNHURRIED)
+    state.fold(gate("s1", "offline", 3))
+    assert own.cue(state, Tally(), 50, 1.0) == Cue("first", UNHURRIED)
+    state.fold(gate("s1", "shadow", 4))
+    assert own.cue(state, Tally(), 50, 1.0) == Cue("first", 60.0)
 
 
 def test_a_false_alarm_before_the_change_counts_anew() -> None:

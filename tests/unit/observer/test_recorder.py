@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from services.observer.recorder import FirstTimes, Recorder
 from stillhouse.events import CostIncurred, ExampleRecorded, RouteChanged
-from stillhouse.telemetry.names import DUPLICATES_SUPPRESSED, EXAMPLES_RECORDED
+from stillhouse.telemetry.names import DUPLICATES_SUPPRESSED, EXAMPLES_RECORDED, SPENT_USD
 from tests.unit.observer.events import T0, audited, completed
 from tests.unit.observer.fakes import FakeLog, FakeStore
 
@@ -105,3 +105,14 @@ def test_first_times_are_bounded() -> None:
         times.restore(completed(number), str(number))
     assert times.restore(completed(2, time=later), "2").time == T0
     assert times.restore(completed(0, time=later), "0").time == later
+
+
+async def test_what_was_spent_is_counted_once(parts) -> None:
+    store, _, recorder = parts
+    labels = {"task": "default/intents", "kind": "request"}
+    before = counted(SPENT_USD, **labels)
+    for _ in range(2):
+        await recorder.completed([completed(1), completed(2), completed(2)], {})
+    spent = sum(row.usd for row in store.rows("ledger"))
+    assert spent > 0
+    assert counted(SPENT_USD, **labels) == pytest.approx(before + spent)

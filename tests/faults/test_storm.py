@@ -1,0 +1,13 @@
+"""A short storm in every run; `python -m tests.faults.storm` plays them as long as wanted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.storm import storm
+
+
+@pytest.mark.slow
+async def test_a_storm_breaks_nothing(fitted, tmp_path, capsys) -> None:
+    with capsys.disabled():
+        assert await storm(tmp_path, fitted, 75.0, 3, lambda line: print(line, flush=True)) == []
