@@ -38,13 +38,13 @@ class RouteController:
         """Change the task's route where `event` asks for it; the same event twice changes it once."""
         task = self._tasks.get(event.task_key)
         if task is None:
-            log.warning("unknown_task", task=event.task_key, event=event.TYPE)
+            log.warning("unknown_task", task=event.task_key, event_type=event.TYPE)
             return
         # Another router may have decided until a moment ago.
         await self._table.settle()
         after = decide(self._table.get(task.key), event, task)
         if after is None:
-            log.info("route_kept", task=task.key, event=event.TYPE, event_id=event.id)
+            log.info("route_kept", task=task.key, event_type=event.TYPE, event_id=event.id)
             return
         await self._publish(after)
         await self._table.take(after)

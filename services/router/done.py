@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.router.together import Together
 from stillhouse.events import InferenceCompleted
 
 KEEP_S: Final = 24 * 60 * 60  # as long as the requests' topic keeps them
@@ -34,6 +36,8 @@ class DoneMarks:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._me = HELD + uuid.uuid4().hex.encode()
+        self._taking = Together(self._take)
+        self._setting = Together(self._set)
         self._living: asyncio.Task[None] | None = None
 
     async def begin(self, request_id: str) -> InferenceCompleted | None:
@@ -41,7 +45,7 @@ class DoneMarks:
         key = f"stillhouse:done:{request_id}"
         try:
             while True:
-                found: Any = await self._redis.set(key, self._me, ex=KEEP_S, nx=True, get=True)
+                found = await self._taking.add(key)
                 if found is None or found == self._me:
                     return None
                 if not found.startswith(HELD):
@@ -57,7 +61,7 @@ class DoneMarks:
     async def set(self, completed: InferenceCompleted) -> None:
         """Remember an answer."""
         try:
-            await self._redis.set(f"stillhouse:done:{completed.request_id}", completed.model_dump_json(), ex=KEEP_S)
+            await self._setting.add((f"stillhouse:done:{completed.request_id}", completed.model_dump_json()))
         except (RedisError, OSError) as error:
             log.warning("done_marks_away", error=f"{type(error).__name__}: {error}")
 
@@ -82,6 +86,21 @@ class DoneMarks:
             await self._redis.delete(_alive(self._me))
         except (RedisError, OSError) as error:
             log.warning("done_marks_away", error=f"{type(error).__name__}: {error}")
+
+    async def _take(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Each key's mark as it is; ours is set where there is none (None then)."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.set(key, self._me, ex=KEEP_S, nx=True, get=True)
+        found: list[bytes | None] = await pipeline.execute()
+        return found
+
+    async def _set(self, answers: Sequence[tuple[str, str]]) -> Sequence[object]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, answer in answers:
+            pipeline.set(key, answer, ex=KEEP_S)
+        said: list[object] = await pipeline.execute()
+        return said
 
     async def _live(self) -> None:
         while True:

@@ -16,6 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from opentelemetry import trace
+from structlog.contextvars import bound_contextvars
 
 from services.router.answering import Answered, without_input
 from services.router.done import DoneMarks
@@ -152,7 +153,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             with self._tracer.start_as_current_span(names.SPAN_ROUTE, context=context) as span:
                 span.set_attribute(names.ATTR_REQUEST_ID, request.id)
                 span.set_attribute(names.ATTR_TASK, request.task_key)
-                await self._once(request, traceparent_of(span))
+                with bound_contextvars(event_id=request.id, task=request.task_key):
+                    await self._once(request, traceparent_of(span))
         finally:
             del self._first[request.id]
             mine.set_result(None)
@@ -183,7 +185,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             record = encode(event, source=SOURCE, traceparent=traceparent)
         except TooLarge as error:
             # Input and answer together can outgrow a record that the input alone fitted into.
-            log.warning("too_large", event=event.TYPE, event_id=event.id, error=str(error))
+            log.warning("too_large", event_type=event.TYPE, event_id=event.id, error=str(error))
             if not isinstance(event, InferenceCompleted):
                 return
             record = encode(without_input(event, str(error)), source=SOURCE, traceparent=traceparent)

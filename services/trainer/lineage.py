@@ -1,7 +1,8 @@
 """`python -m services.trainer.lineage <job folder>`: one ended training job into MLflow, in a process of its own.
 
 MLflow costs seconds to import and 200 MB, so it is neither in the service nor in the way of a new student: the student
-is published first, its run is logged after. A run that could not be logged is logged when the trainer starts again.
+is published first, its run is logged after. A run that could not be logged is logged when the trainer starts again. The
+registry's aliases follow the route: `champion` is live, `challenger` on its way.
 """
 
 from __future__ import annotations
@@ -16,32 +17,61 @@ import structlog
 
 from services.trainer.states import OUTCOME_FILE
 from stillhouse.bus.jobs import read_json, write_json
-from stillhouse.events import StudentTrained
+from stillhouse.events import RouteChanged, StudentTrained
 from stillhouse.tasks import Task
 
 LOGGED_FILE: Final = "mlflow.json"
+ALIAS_FILE: Final = "alias.json"  # the alias that the student should have
 ATTEMPTS: Final = 3
+SETTLE_S: Final = 10.0  # nobody waits for MLflow, and a new student is trained, judged and promoted within seconds
 
 log = structlog.get_logger()
 
 
 async def log_regularly(ended: asyncio.Queue[Path], home: Path) -> None:
-    """Log every trained student of `home` that has no run yet, then those that come in `ended`, until cancelled."""
+    """Log every trained student of `home` that needs it, then those that come in `ended`, until cancelled."""
     for folder in await asyncio.to_thread(unlogged, home):
         await _log_one(folder)
     while True:
-        await _log_one(await ended.get())
+        folder = await ended.get()
+        await asyncio.sleep(SETTLE_S)
+        await _log_one(folder)
 
 
 def unlogged(home: Path) -> list[Path]:
-    """Folders of jobs that ended with a student and have no MLflow run. Blocking."""
+    """Folders of jobs that ended with a student and are not in MLflow as they should be. Blocking."""
     folders = sorted(path.parent for path in (home / "jobs").glob(f"*/{OUTCOME_FILE}"))
-    return [folder for folder in folders if not (folder / LOGGED_FILE).exists() and _trained(folder)]
+    return [folder for folder in folders if _trained(folder) and not _is_logged(folder)]
+
+
+def wish_aliases(route: RouteChanged, home: Path) -> list[Path]:
+    """Note which aliases the students of `route` should have; gives the folders of those that lack them. Blocking."""
+    wished = {}
+    if route.candidate is not None:
+        wished[route.candidate.student_id] = "challenger"
+    if route.live is not None:
+        wished[route.live.student_id] = "champion"
+    changed = []
+    for path in (home / "jobs").glob("*/job.json") if wished else ():
+        alias = wished.get((read_json(path) or {}).get("student_id", ""))
+        if alias is not None:
+            write_json(path.parent / ALIAS_FILE, {"alias": alias})
+            changed.append(path.parent)
+    return [folder for folder in changed if not _is_logged(folder)]
+
+
+def _is_logged(folder: Path) -> bool:
+    logged = read_json(folder / LOGGED_FILE)
+    return logged is not None and logged.get("alias") == _alias(folder)
+
+
+def _alias(folder: Path) -> str | None:
+    return (read_json(folder / ALIAS_FILE) or {}).get("alias")
 
 
 async def _log_one(folder: Path) -> None:
     for attempt in range(1, ATTEMPTS + 1):
-        if (folder / LOGGED_FILE).exists():
+        if await asyncio.to_thread(_is_logged, folder):
             return
         with (folder / "lineage.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -64,12 +94,12 @@ def _trained(folder: Path) -> dict[str, Any] | None:
 
 
 def main(folder: Path) -> int:
-    """Log the job in `folder`; does nothing where its run is known already."""
+    """Log the job in `folder`, and give its student the alias it should have; does nothing where all that is so."""
     os.nice(10)  # serving comes first
     event, job = _trained(folder), read_json(folder / "job.json")
-    if event is None or job is None or (folder / LOGGED_FILE).exists():
+    if event is None or job is None or _is_logged(folder):
         return 0
-    from stillhouse.registry import log_training_run, register_student
+    from stillhouse.registry import log_training_run, register_student, set_alias
 
     student, task = StudentTrained.model_validate(event), Task.model_validate(job["task"])
     run_id = log_training_run(
@@ -79,7 +109,10 @@ def main(folder: Path) -> int:
         curves=read_json(folder / "curves.json") or [],
     )
     register_student(Path(job["home"]), student=student, run_id=run_id)
-    write_json(folder / LOGGED_FILE, {"run_id": run_id})
+    alias = _alias(folder)
+    if alias is not None:
+        set_alias(Path(job["home"]), student.student_id, "champion" if alias == "champion" else "challenger")
+    write_json(folder / LOGGED_FILE, {"run_id": run_id, "alias": alias})
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from opentelemetry import trace
 
+from services.trainer.lineage import wish_aliases
 from services.trainer.policy import Counts, Decision, Plan, decide, student_id_of
 from services.trainer.state import Input, TaskState, fold
 from services.trainer.states import OUTCOME_FILE, States, unfinished
@@ -22,6 +23,7 @@ from stillhouse.events import (
     CostIncurred,
     DatasetRef,
     Event,
+    RouteChanged,
     StudentTrained,
     TrainingFailed,
     TrainingStarted,
@@ -78,9 +80,12 @@ class Training:
         """Fold a control event into its task's state; the same event twice changes nothing."""
         task = self.tasks.get(event.task_key)
         if task is None:
-            log.warning("unknown_task", task=event.task_key, event=event.TYPE)
+            log.warning("unknown_task", task=event.task_key, event_type=event.TYPE)
             return
         await self._states.change(task, lambda state: fold(state, event, len(task.students)))
+        if isinstance(event, RouteChanged):
+            for folder in await asyncio.to_thread(wish_aliases, event, self._home):
+                await self.to_log.put(folder)
         parent = traceparent_of(trace.get_current_span())
         if parent is not None:
             self._parents[task.key] = parent

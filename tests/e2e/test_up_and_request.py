@@ -59,6 +59,29 @@ def test_high_risk_phrases_are_decided_by_their_rule(home) -> None:
     assert (completed["output"], completed["reason"]) == ("human_agent", "policy")
 
 
+def spans(home: Path) -> list[dict]:
+    found = []
+    for file in (home / "traces").glob("*.jsonl"):
+        # The last line may be on its way.
+        found += [json.loads(line) for line in file.read_text().split("\n")[:-1]]
+    return found
+
+
+def test_one_trace_runs_from_the_request_to_whoever_learns_from_it(home) -> None:
+    done = stillhouse("request", "--task", "manga-support", "--input", "do you have volume 3", "--json", home=home)
+    request_id = json.loads(done.stdout)["request_id"]
+
+    def services() -> set[str]:
+        every = spans(home)
+        traces = {s["trace_id"] for s in every if s["attributes"].get("stillhouse.request.id") == request_id}
+        return {s["service"] for s in every if s["trace_id"] in traces}
+
+    deadline = time.monotonic() + 60
+    while not {"router", "observer", "trainer"} <= services():
+        assert time.monotonic() < deadline, services()
+        time.sleep(0.2)
+
+
 def test_an_unknown_task_gets_one_sentence(home) -> None:
     done = stillhouse("request", "--task", "nobody", "--input", "x", home=home)
     assert done.returncode == 1

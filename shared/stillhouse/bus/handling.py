@@ -20,6 +20,7 @@ from opentelemetry import trace
 from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from structlog.contextvars import bound_contextvars
 
 from stillhouse.bus.cloudevents import BadRecord, header
 from stillhouse.bus.consumption import Consumption
@@ -77,7 +78,8 @@ class Handling(BaseMiddleware):
         with tracer.start_as_current_span(names.SPAN_HANDLE, context=context) as span:
             span.set_attribute(names.ATTR_SERVICE, self.service)
             span.set_attribute(names.ATTR_TOPIC, topic)
-            result = await self._try(call_next, msg, batch)
+            with bound_contextvars(**_named(batch)):
+                result = await self._try(call_next, msg, batch)
         self.consumption.count(topic, len(batch) - message.buried, message.buried)
         return result
 
@@ -89,10 +91,10 @@ class Handling(BaseMiddleware):
             except (BadRecord, Unprocessable, ValidationError) as error:
                 return await _bury_all(batch, error, "bad_record")
             except AWAY as error:
-                log.warning("waiting", topic=topic, error=f"{type(error).__name__}: {error}", next_try_s=pause)
+                log.warning("waiting", error=f"{type(error).__name__}: {error}", next_try_s=pause)
             except Exception as error:
                 failures += 1
-                log.exception("handler_failed", topic=topic, offset=batch[0].offset, attempt=failures)
+                log.exception("handler_failed", offset=batch[0].offset, attempt=failures)
                 if failures >= TRIES:
                     return await _bury_all(batch, error, "handler_failed")
             metrics().handler_retries.labels(self.service, topic).inc()
@@ -103,6 +105,17 @@ class Handling(BaseMiddleware):
 def records_of(raw: Any) -> tuple[Any, ...]:
     """The raw records of a message, of which a batch has several."""
     return tuple(raw) if isinstance(raw, tuple | list) else (raw,)
+
+
+def _named(batch: tuple[Any, ...]) -> dict[str, str]:
+    """What every line of the log says about the record that is handled; of a batch, only its topic."""
+    found = {"topic": batch[0].topic}
+    if len(batch) == 1:
+        for field, name in (("event_id", "ce_id"), ("subject", "ce_subject")):
+            value = header(batch[0].headers, name)
+            if value:
+                found[field] = value
+    return found
 
 
 async def _bury_all(batch: tuple[Any, ...], error: Exception, kind: str) -> None:

@@ -150,8 +150,8 @@ def costs(state: State, task: Task) -> dict[str, float | None]:
 
     answers = state.answers.values()
     return {
-        "teacher": 1000 * state.list_price_usd / n if n else None,
-        "net": 1000 * state.spent_usd / n if n else None,
+        "teacher": round(1000 * state.list_price_usd / n, 9) if n else None,
+        "net": round(1000 * state.spent_usd / n, 9) if n else None,
         "teacher_cpu": cpu([a.teacher_cpu_ms for a in answers if a.teacher_cpu_ms is not None]),
         "student_cpu": cpu([a.student_cpu_ms for a in answers if a.student_cpu_ms is not None]),
     }

@@ -63,7 +63,7 @@ def run_demo(options: Options, console: Console) -> int:
     for line in _intentions(plan, task):
         say(line)
     # A polite kill ends it as Ctrl-C does: with its profile stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     begun = time.monotonic()
     profile = Profile(home=options.home, tasks=options.home / "tasks", root=root)
     try:

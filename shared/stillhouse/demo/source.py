@@ -18,6 +18,7 @@ from stillhouse.demo.phrases import DOMAINS
 from stillhouse.tasks import Task, load_task
 
 LATE_SHARE: Final = 0.7  # of the changed traffic is of groups that only the teacher knows
+MOST_TRAINED: Final = 6000
 FEWEST: Final = 4000  # messages that two trainings and six gates take at the least
 SAMPLE_LATE: Final = ("catalogue",)
 SAMPLE_SEED_ROWS: Final = 2500
@@ -145,7 +146,12 @@ def write_task(plan: Plan, folder: Path, example: Path) -> Task:
         },
         "audit": {"pi": sizes.pi},
         "drift": {"average_run_length": sizes.average_run_length},
-        "budget": {"min_examples": sizes.min_examples, "min_new_examples": sizes.min_new_examples},
+        "budget": {
+            "min_examples": sizes.min_examples,
+            "min_new_examples": sizes.min_new_examples,
+            # The second rung learns some hundred texts a second: more of them would outlast a demo.
+            "max_train_examples": max(MOST_TRAINED, sizes.min_examples),
+        },
     }
     note = "Written by `stillhouse demo`. A task of real life takes more examples and audits less."
     path = folder / f"{plan.task}.toml"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 
 class HashedNgrams(nn.Module):
-    """Sum of one vector per feature over sqrt(their number), then one linear layer. No hidden layer: one that was
-    tried agreed 0.2 points less (CLINC150).
+    """Sum of one vector per feature over sqrt(their number), then one linear layer.
+
+    A hidden layer that was tried agreed no better (CLINC150: 0.903 with it, 0.905 without, means of two draws).
 
     Only features seen in training have a vector; the others, like padding, count for nothing, where untrained vectors
     would be noise. So the table has a row for each feature seen and not for each bucket: `places` maps bucket to row.

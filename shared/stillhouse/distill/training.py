@@ -34,7 +34,7 @@ from stillhouse.tasks.declaration import StudentCandidate
 
 MAX_FEATURES: Final = 1024
 WARM_UP: Final = 0.1  # of all steps
-HEAD_RATE: Final = 10.0  # times the rate; with 151 labels, 5 epochs agree to 0.93 with it and 0.77 without (CLINC150)
+HEAD_RATE: Final = 10.0  # times the rate; CLINC150, 151 labels: agreement 0.934 with it, 0.923 without
 PATIENCE: Final = 3  # epochs without a better one
 # Part of a run's name: raise it when the same data and seed would give another student.
 RUN_VERSION: Final = 1
