@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ from stillhouse.telemetry.http import HttpServer, PortTaken
 from stillhouse.telemetry.logs import configure_logging
 from stillhouse.telemetry.tracing import configure_tracing
 
-GRACE_S: Final = 10.0  # for handlers; what follows them has the rest of the 15 s
+HANDLERS_S: Final = 6.0  # on SIGTERM: for handlers to finish and consumers to leave their groups
+LOOPS_S: Final = 4.0  # for background loops, which may have a job's process to end
+GRACE_S: Final = 13.0  # for all steps of stopping together
+LAST_S: Final = 14.7  # then the process ends, whatever still hangs
 
 log = structlog.get_logger()
 
@@ -84,24 +88,59 @@ async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]
         working += [asyncio.ensure_future(loop()) for loop in service.background]
         yield working
     finally:
+        end = asyncio.get_running_loop().time() + GRACE_S
         # Handlers finish what they hold, unless they wait for something; then nothing gives the loops new work.
         consumption_of(service.broker).close()
-        try:
-            async with asyncio.timeout(GRACE_S):
-                await service.broker.stop()
-        except TimeoutError:
-            log.warning("not drained in time", seconds=GRACE_S)
+        await _within(HANDLERS_S, service.broker.stop())
         for task in working:
             task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+        if working:
+            await asyncio.wait(working, timeout=LOOPS_S)
         for step in service.on_stop:
-            await step()
+            await _within(end - asyncio.get_running_loop().time(), step())
+
+
+async def _within(seconds: float, step: Awaitable[object]) -> None:
+    """Wait for a step of stopping, but not longer; what goes wrong in it must not keep the next step from being made.
+
+    aiokafka swallows a cancellation here and there, so a step that was cancelled is not waited for.
+    """
+    task = asyncio.ensure_future(step)
+    _, late = await asyncio.wait({task}, timeout=max(0.0, seconds))
+    if late:
+        log.warning("not_stopped_in_time", seconds=round(seconds, 1), step=str(task.get_coro()))
+        task.cancel()
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        log.error("not_stopped_cleanly", error=f"{type(error).__name__}: {error}")
+
+
+def _end_at_last(status: int) -> None:
+    """End the process in `LAST_S` seconds if it is still there. What is not done then is not acknowledged either.
+
+    Some start takes longer, and asyncio's own end waits for tasks that do not let themselves be cancelled.
+    """
+
+    def end() -> None:
+        log.warning("ended_while_stopping", seconds=LAST_S)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    last = threading.Timer(LAST_S, end)
+    last.daemon = True
+    last.start()
 
 
 async def _run(build: Callable[[], Service], settings: Settings) -> None:
     stop = asyncio.Event()
+
+    def told() -> None:
+        if not stop.is_set():
+            stop.set()
+            _end_at_last(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, told)
     service = build()
     configure_logging(settings.telemetry, service.name)
     tracing = configure_tracing(settings.telemetry, service.name)
@@ -122,6 +161,7 @@ async def _run(build: Callable[[], Service], settings: Settings) -> None:
             await asyncio.wait({stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
             for task in working:
                 if task.done():
+                    _end_at_last(1)
                     task.result()  # a loop ends by itself only with an error: let it end the process
     finally:
         stopping.cancel()

@@ -1,18 +1,17 @@
 """Task declarations: what is asked, who teaches, who may learn, and what must hold."""
 
+from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.declaration import (
     Adjudicator,
     Architecture,
-    Audit,
-    Budget,
-    Drift,
     EscalationRule,
-    Gate,
     StudentCandidate,
     Task,
     Teacher,
 )
+from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
+from stillhouse.tasks.watching import Audit, Drift
 
 __all__ = [
     "Adjudicator",

@@ -6,17 +6,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from stillhouse.tasks.budget import Budget
+from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.section import Section
+from stillhouse.tasks.watching import Audit, Drift
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Architecture = Literal["hashed_ngrams", "cut_encoder"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EscalationRule(_Section):
+class EscalationRule(Section):
     """Phrases that only the teacher may answer, whatever a student thinks."""
 
     name: Name = Field(description="Named in answers and in the ledger.")
@@ -34,7 +35,7 @@ class EscalationRule(_Section):
         return patterns
 
 
-class Adjudicator(_Section):
+class Adjudicator(Section):
     """An LLM asked about labels that the encoder finds ambiguous, through any OpenAI-compatible endpoint."""
 
     base_url: str
@@ -44,7 +45,7 @@ class Adjudicator(_Section):
     timeout_s: float = Field(default=20.0, gt=0)
 
 
-class Teacher(_Section):
+class Teacher(Section):
     """What answers at first."""
 
     kind: Literal["ensemble"] = "ensemble"
@@ -65,7 +66,7 @@ _DEFAULTS: Final[dict[str, dict[str, int]]] = {
 }
 
 
-class StudentCandidate(_Section):
+class StudentCandidate(Section):
     """One rung of the ladder, cheapest first. Defaults of training are the architecture's."""
 
     architecture: Architecture
@@ -87,49 +88,7 @@ class StudentCandidate(_Section):
         return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
 
 
-class Gate(_Section):
-    """The promise, and how much evidence it takes."""
-
-    epsilon: float = Field(default=0.05, gt=0, lt=0.5, description="Largest P(served and different).")
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Chance of passing a student that breaks it.")
-    min_coverage: float = Field(default=0.2, ge=0, le=1, description="Serve at least this share, or do not pay.")
-    max_cases: int = Field(default=5000, ge=50, description="Case budget of one stage; then undecided for good.")
-    shadow_requests: int = Field(default=200, ge=20, description="Shadow comparisons before the shadow verdict.")
-    latency_p99_ms: float = Field(default=250.0, gt=0, description="Of the student, in shadow.")
-    max_error_rate: float = Field(default=0.01, ge=0, lt=1, description="Student failures, in shadow.")
-    canary_share: float = Field(default=0.2, gt=0, le=1, description="Of the requests above the threshold.")
-    student_timeout_ms: float = Field(default=1000.0, gt=0, description="Then the teacher answers.")
-
-
-class Audit(_Section):
-    """The random sample that measures a live student."""
-
-    pi: float = Field(default=0.1, gt=0, le=1, description="Share of requests audited while live.")
-
-
-class Drift(_Section):
-    """When to take the traffic back."""
-
-    average_run_length: int = Field(
-        default=1_000_000, ge=100, description="Mean number of audits between false alarms (ARL)."
-    )
-
-
-class Budget(_Section):
-    """When to spend on a student."""
-
-    min_examples: int = Field(default=1500, ge=50, description="Recorded answers before the first training.")
-    min_new_examples: int = Field(default=1500, ge=50, description="New ones since a drift alarm or failed student.")
-    max_train_examples: int = Field(default=20_000, ge=50, description="Newest ones are used.")
-    usd_per_cpu_hour: float = Field(default=0.05, ge=0, description="Price of measured CPU time.")
-    usd_per_day: float | None = Field(
-        default=None, gt=0, description="Warn (alert BudgetNearlySpent) at 80 % of it; nothing stops. None: no limit."
-    )
-    horizon_requests: int = Field(default=100_000, ge=1, description="Requests over which a student must pay back.")
-    min_saving_usd: float = Field(default=0.0, description="Net saving over the horizon below which it does not pay.")
-
-
-class Task(_Section):
+class Task(Section):
     """One kind of request with one contract, a teacher, a ladder of students, a gate and a budget."""
 
     name: Name
