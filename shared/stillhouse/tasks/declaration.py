@@ -70,7 +70,7 @@ class StudentCandidate(Section):
     """One rung of the ladder, cheapest first. Defaults of training are the architecture's."""
 
     architecture: Architecture
-    layers: int = Field(default=3, ge=2, le=4, description="cut_encoder: transformer layers kept.")
+    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder: transformer layers kept.")
     buckets: int = Field(default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams: rows of the table.")
     dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
