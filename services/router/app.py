@@ -49,7 +49,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
 
     redis = connect_redis(settings.redis)
     students = Students(student)
-    table = RouteTable(settings.kafka, students)
+    table = RouteTable(settings.kafka, students, {key: task.audit.pi for key, task in tasks.items()})
     broker = make_broker(settings, "router")
     say = partial(publish, broker, source=SOURCE)
     controller = RouteController(tasks, table, say)

@@ -11,7 +11,7 @@ from stillhouse.events.inference import (
     Reason,
     Stage,
 )
-from stillhouse.events.routes import RouteChanged, RouteRequested, StudentRoute
+from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested, StudentRoute
 from stillhouse.events.students import (
     ArtefactRef,
     BudgetEvaluated,
@@ -19,6 +19,7 @@ from stillhouse.events.students import (
     DatasetRef,
     DriftCleared,
     DriftDetected,
+    DriftSuspected,
     GateDecided,
     GateFailed,
     GatePassed,
@@ -27,6 +28,7 @@ from stillhouse.events.students import (
     Strategy,
     StudentEvaluated,
     StudentTrained,
+    SuspicionKind,
     TrainingFailed,
     TrainingRequested,
     TrainingStarted,
@@ -41,12 +43,14 @@ __all__ = [
     "SERVICES",
     "Answer",
     "ArtefactRef",
+    "AuditRequested",
     "BudgetEvaluated",
     "Condition",
     "CostIncurred",
     "DatasetRef",
     "DriftCleared",
     "DriftDetected",
+    "DriftSuspected",
     "Event",
     "ExampleRecorded",
     "Failure",
@@ -68,6 +72,7 @@ __all__ = [
     "StudentEvaluated",
     "StudentRoute",
     "StudentTrained",
+    "SuspicionKind",
     "Topic",
     "TrainingFailed",
     "TrainingRequested",

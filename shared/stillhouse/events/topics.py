@@ -8,11 +8,12 @@ from typing import Final, Literal
 from stillhouse.events._base import Event
 from stillhouse.events.examples import CostIncurred, ExampleRecorded
 from stillhouse.events.inference import InferenceAudited, InferenceCompleted, InferenceRequested
-from stillhouse.events.routes import RouteChanged, RouteRequested
+from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested
 from stillhouse.events.students import (
     BudgetEvaluated,
     DriftCleared,
     DriftDetected,
+    DriftSuspected,
     GateFailed,
     GatePassed,
     GateUndecided,
@@ -52,7 +53,7 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 
 CATALOGUE: Final[tuple[Topic, ...]] = (
     _by_request(InferenceRequested, 1, ("client", "cli"), ("router",)),
-    _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer")),
+    _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(
         InferenceAudited.TYPE,
         "<tenant>/<task>",
@@ -77,7 +78,9 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
     _control(GateFailed, ("validator",), ("router", "trainer")),
     _control(GateUndecided, ("validator",), ("router", "trainer")),
     _control(DriftDetected, ("drift-monitor",), ("router", "trainer", "client")),
+    _control(DriftSuspected, ("drift-monitor",), ("client",)),
     _control(DriftCleared, ("drift-monitor",), ("client",)),
+    _control(AuditRequested, ("drift-monitor",), ("router",)),
     _control(RouteRequested, ("cli",), ("router",)),
     Topic(
         RouteChanged.TYPE,
