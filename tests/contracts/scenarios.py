@@ -89,9 +89,10 @@ def stops_reading(m: Metrics, minute: int) -> None:
 
 
 def spends(m: Metrics, minute: int) -> None:
-    m.budget_usd_per_day.labels(TASK).set(10.0)
-    m.spent_usd.labels(TASK, "request").inc(0.09)
-    m.spent_usd.labels(TASK, "audit").inc(0.01)
+    m.budget_limit_usd.labels(TASK, "day").set(10.0)
+    m.budget_limit_usd.labels(TASK, "month").set(1000.0)
+    for period in ("day", "month"):
+        m.budget_spent_usd.labels(TASK, period).set(min(10.0, 0.1 * minute))
 
 
 def audits_stop(m: Metrics, minute: int) -> None:
@@ -125,7 +126,7 @@ SCENARIOS = (
         (10, 15, 19, 23),
         {"service": "observer", "topic": "inference.completed"},
     ),
-    Scenario("BudgetNearlySpent", spends, (60,), (90,), {"task": TASK}),
+    Scenario("BudgetNearlySpent", spends, (80,), (90,), {"task": TASK, "period": "day"}),
     Scenario("AuditRateBelowPlan", audits_stop, (149, 200), (260,), {"task": TASK}),
     Scenario(
         "AuditRateBelowPlan", audits_never_begin, (50,), (130,), {"task": TASK}, "AuditRateBelowPlan, never any audit"

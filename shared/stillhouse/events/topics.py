@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from stillhouse.events._base import Event
 from stillhouse.events.examples import CostIncurred, ExampleRecorded
-from stillhouse.events.inference import InferenceAudited, InferenceCompleted, InferenceRequested
+from stillhouse.events.inference import InferenceAudited, InferenceCompleted, InferenceParked, InferenceRequested
 from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested
 from stillhouse.events.students import (
     BudgetEvaluated,
@@ -52,7 +52,8 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 
 
 CATALOGUE: Final[tuple[Topic, ...]] = (
-    _by_request(InferenceRequested, 1, ("client", "cli"), ("router",)),
+    _by_request(InferenceRequested, 1, ("client", "cli", "router"), ("router",)),
+    _by_request(InferenceParked, 32, ("router",), ("router",)),
     _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(
         InferenceAudited.TYPE,

@@ -58,6 +58,11 @@ class Teacher(Section):
     adjudicator: Adjudicator | None = None
     escalate: tuple[EscalationRule, ...] = ()
 
+    @property
+    def most_usd(self) -> float:
+        """The most that one call can cost: what is set aside for it."""
+        return self.usd_per_call
+
 
 # What was measured to work on some thousand short texts; a task file's own values come first.
 _DEFAULTS: Final[dict[str, dict[str, int]]] = {

@@ -43,7 +43,10 @@ class Metrics:
     gate_open_since: Gauge
     audit_share: Gauge
     spent_usd: Counter
-    budget_usd_per_day: Gauge
+    budget_limit_usd: Gauge
+    budget_spent_usd: Gauge
+    budget_reserved_usd: Gauge
+    budget_refused: Counter
 
     def set_stage(self, task_key: str, stage: str) -> None:
         """Show `stage` as the task's only one. `task_key` is `<tenant>/<task>`."""
@@ -109,5 +112,8 @@ def _build(registry: CollectorRegistry) -> Metrics:
         gate_open_since=gauge(names.GATE_OPEN_SINCE, "Unix time from which a gate is undecided.", "task", "stage"),
         audit_share=gauge(names.AUDIT_SHARE, "Share of live requests to audit now.", "task"),
         spent_usd=counter(names.SPENT_USD, "Ledger entries recorded, by kind.", "task", "kind"),
-        budget_usd_per_day=gauge(names.BUDGET_USD_PER_DAY, "Declared spending limit; only where there is one.", "task"),
+        budget_limit_usd=gauge(names.BUDGET_LIMIT_USD, "Hard limits; only where there are any.", "task", "period"),
+        budget_spent_usd=gauge(names.BUDGET_SPENT_USD, "Spent of a limit in this period.", "task", "period"),
+        budget_reserved_usd=gauge(names.BUDGET_RESERVED_USD, "Set aside for calls in flight.", "task", "period"),
+        budget_refused=counter(names.BUDGET_REFUSED, "Teacher calls not made for money.", "task", "reason"),
     )

@@ -26,7 +26,10 @@ DUPLICATES_SUPPRESSED: Final = "stillhouse_duplicates_suppressed_total"
 GATE_OPEN_SINCE: Final = "stillhouse_gate_open_since_seconds"
 AUDIT_SHARE: Final = "stillhouse_audit_share"
 SPENT_USD: Final = "stillhouse_spent_usd_total"
-BUDGET_USD_PER_DAY: Final = "stillhouse_budget_usd_per_day"
+BUDGET_LIMIT_USD: Final = "stillhouse_budget_limit_usd"
+BUDGET_SPENT_USD: Final = "stillhouse_budget_spent_usd"
+BUDGET_RESERVED_USD: Final = "stillhouse_budget_reserved_usd"
+BUDGET_REFUSED: Final = "stillhouse_budget_refused_total"
 
 # Spans. One trace runs through all topics of a request and of a student's life.
 SPAN_REQUEST: Final = "stillhouse.request"
