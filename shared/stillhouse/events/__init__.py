@@ -11,6 +11,14 @@ from stillhouse.events.inference import (
     Reason,
     Stage,
 )
+from stillhouse.events.reviews import (
+    Drawn,
+    ExampleReviewed,
+    ReviewReason,
+    ReviewRequested,
+    ReviewResolved,
+    ReviewVerdict,
+)
 from stillhouse.events.routes import RouteChanged, RouteRequested, StudentRoute
 from stillhouse.events.students import (
     ArtefactRef,
@@ -45,10 +53,12 @@ __all__ = [
     "Condition",
     "CostIncurred",
     "DatasetRef",
+    "Drawn",
     "DriftCleared",
     "DriftDetected",
     "Event",
     "ExampleRecorded",
+    "ExampleReviewed",
     "Failure",
     "GateDecided",
     "GateFailed",
@@ -60,6 +70,10 @@ __all__ = [
     "InferenceRequested",
     "Provenance",
     "Reason",
+    "ReviewReason",
+    "ReviewRequested",
+    "ReviewResolved",
+    "ReviewVerdict",
     "RouteChanged",
     "RouteRequested",
     "Sample",
