@@ -12,6 +12,14 @@ from stillhouse.events.inference import (
     Reason,
     Stage,
 )
+from stillhouse.events.reviews import (
+    Drawn,
+    ExampleReviewed,
+    ReviewReason,
+    ReviewRequested,
+    ReviewResolved,
+    ReviewVerdict,
+)
 from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested, StudentRoute
 from stillhouse.events.students import (
     ArtefactRef,
@@ -49,11 +57,13 @@ __all__ = [
     "Condition",
     "CostIncurred",
     "DatasetRef",
+    "Drawn",
     "DriftCleared",
     "DriftDetected",
     "DriftSuspected",
     "Event",
     "ExampleRecorded",
+    "ExampleReviewed",
     "Failure",
     "GateDecided",
     "GateFailed",
@@ -66,6 +76,10 @@ __all__ = [
     "InferenceRequested",
     "Provenance",
     "Reason",
+    "ReviewReason",
+    "ReviewRequested",
+    "ReviewResolved",
+    "ReviewVerdict",
     "RouteChanged",
     "RouteRequested",
     "Sample",

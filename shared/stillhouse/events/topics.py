@@ -8,6 +8,7 @@ from typing import Final, Literal
 from stillhouse.events._base import Event
 from stillhouse.events.examples import CostIncurred, ExampleRecorded
 from stillhouse.events.inference import InferenceAudited, InferenceCompleted, InferenceParked, InferenceRequested
+from stillhouse.events.reviews import ExampleReviewed, ReviewRequested, ReviewResolved
 from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested
 from stillhouse.events.students import (
     BudgetEvaluated,
@@ -66,6 +67,7 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
         ("router",),
     ),
     Topic(ExampleRecorded.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleRecorded, ("trainer",), ("observer",)),
+    Topic(ExampleReviewed.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleReviewed, ("observer",), ("cli",)),
     Topic(
         CostIncurred.TYPE, "cause id", 12, "delete", 30 * DAY_MS, CostIncurred, ("observer",), ("trainer", "validator")
     ),
@@ -78,6 +80,8 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
     _control(GatePassed, ("validator",), ("router",)),
     _control(GateFailed, ("validator",), ("router", "trainer")),
     _control(GateUndecided, ("validator",), ("router", "trainer")),
+    _control(ReviewRequested, ("validator",), ()),
+    _control(ReviewResolved, ("cli",), ("validator",)),
     _control(DriftDetected, ("drift-monitor",), ("router", "trainer", "client")),
     _control(DriftSuspected, ("drift-monitor",), ("client",)),
     _control(DriftCleared, ("drift-monitor",), ("client",)),

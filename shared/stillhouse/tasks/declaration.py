@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Section
 from stillhouse.tasks.watching import Audit, Drift
 
@@ -110,6 +111,7 @@ class Task(Section):
     audit: Audit = Audit()
     drift: Drift = Drift()
     budget: Budget = Budget()
+    review: Review = Review()
 
     @property
     def key(self) -> str:
