@@ -131,6 +131,15 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
                     ),
                     (f"max by (task) ({n.AUDIT_SHARE}{{{TASK}}})", "{{task}} planned"),
                 ),
+                _series(
+                    "Suspicions of drift per hour, and share of novel texts",
+                    "none",
+                    (
+                        f"sum by (task, kind) (increase({n.DRIFT_SUSPICIONS}{{{TASK}}}[1h]))",
+                        "{{task}} {{kind}}",
+                    ),
+                    (f"max by (task) ({n.NOVEL_SHARE}{{{TASK}}})", "{{task}} novel"),
+                ),
             ],
         ),
         (
@@ -189,10 +198,19 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
                     (f"sum by (kind) (increase({n.SPENT_USD}{{{TASK}}}[1h]))", "{{kind}}"),
                 ),
                 _series(
-                    "Spent in 24 hours, and the limit",
+                    "Limits, what is spent of them and set aside",
                     "currencyUSD",
-                    (f"sum by (task) (increase({n.SPENT_USD}{{{TASK}}}[1d]))", "{{task}}"),
-                    (f"max by (task) ({n.BUDGET_USD_PER_DAY}{{{TASK}}})", "{{task}} limit"),
+                    (f"max by (task, period) ({n.BUDGET_SPENT_USD}{{{TASK}}})", "{{task}} {{period}}"),
+                    (f"max by (task, period) ({n.BUDGET_RESERVED_USD}{{{TASK}}})", "{{task}} {{period}} set aside"),
+                    (f"max by (task, period) ({n.BUDGET_LIMIT_USD}{{{TASK}}})", "{{task}} {{period}} limit"),
+                ),
+                _series(
+                    "Teacher calls not made for money, per second",
+                    "cps",
+                    (
+                        f"sum by (task, reason) (rate({n.BUDGET_REFUSED}{{{TASK}}}[$__rate_interval]))",
+                        "{{task}} {{reason}}",
+                    ),
                 ),
                 _series(
                     "Drift alarms in a day",

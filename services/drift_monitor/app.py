@@ -6,6 +6,8 @@ from functools import partial
 from typing import Final
 
 from services.drift_monitor.handlers import build_router
+from services.drift_monitor.input_states import InputStates
+from services.drift_monitor.looking import Looking
 from services.drift_monitor.settings import DriftMonitorSettings
 from services.drift_monitor.states import States
 from services.drift_monitor.watching import Watching
@@ -23,9 +25,12 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     tasks = load_tasks(settings.tasks)
     redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
-    states = States(redis, Store(settings.home / "store"), settings.drift_monitor_window)
+    store = Store(settings.home / "store")
+    say = partial(publish, broker, source=SOURCE)
+    states = States(redis, store, settings.drift_monitor_window)
+    looking = Looking(tasks, InputStates(redis), store, say)
     broker.context.set_global("redis", redis)
-    broker.context.set_global("watching", Watching(tasks, states, partial(publish, broker, source=SOURCE)))
+    broker.context.set_global("watching", Watching(tasks, states, looking, say))
     broker.include_router(build_router(settings.kafka))
 
     async def redis_ready() -> bool:

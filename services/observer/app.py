@@ -12,7 +12,6 @@ from stillhouse.bus import make_broker, publish
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
-from stillhouse.telemetry.metrics import metrics
 
 SOURCE: Final = "/services/observer"
 
@@ -27,9 +26,6 @@ def build_app(settings: ObserverSettings) -> Service:
         tasks.keys(),
         pause_s=settings.observer_pause_s,
     )
-    for key, task in tasks.items():
-        if task.budget.usd_per_day is not None:
-            metrics().budget_usd_per_day.labels(key).set(task.budget.usd_per_day)
     broker.context.set_global("recorder", recorder)
     broker.include_router(build_router(settings.kafka))
 

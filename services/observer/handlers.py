@@ -10,7 +10,7 @@ from faststream.kafka import KafkaMessage, KafkaRouter
 from services.observer.recorder import FULL_BATCH, Recorder
 from stillhouse.bus import decode_batch, header, subscriber_options
 from stillhouse.bus.handling import records_of
-from stillhouse.events import CostIncurred, InferenceAudited, InferenceCompleted, RouteChanged
+from stillhouse.events import CostIncurred, ExampleReviewed, InferenceAudited, InferenceCompleted, RouteChanged
 from stillhouse.settings import Kafka
 
 Records = Annotated[Recorder, Context("recorder")]
@@ -29,6 +29,11 @@ async def on_audited(message: KafkaMessage, recorder: Records) -> None:
 async def on_costs(message: KafkaMessage, recorder: Records) -> None:
     """Overheads are in the ledger."""
     await recorder.costs(await decode_batch(message, CostIncurred))
+
+
+async def on_reviews(message: KafkaMessage, recorder: Records) -> None:
+    """What people said about examples corrects the store."""
+    await recorder.reviews(await decode_batch(message, ExampleReviewed))
 
 
 async def on_routes(message: KafkaMessage, recorder: Records) -> None:
@@ -54,6 +59,7 @@ def build_router(kafka: Kafka) -> KafkaRouter:
         (InferenceAudited.TYPE, on_audited),
         (CostIncurred.TYPE, on_costs),
         (RouteChanged.TYPE, on_routes),
+        (ExampleReviewed.TYPE, on_reviews),
     ):
         router.subscriber(topic, group_id=f"observer.{topic}", batch=True, max_records=FULL_BATCH, **options)(handler)
     return router

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 from opentelemetry import trace
 
+from services.router.parked import parked
 from services.router.routing import Audit, Plan, plan
+from services.router.spending import BudgetSpent, Spending
 from stillhouse.events import (
     Answer,
     Failure,
     InferenceAudited,
     InferenceCompleted,
+    InferenceParked,
     InferenceRequested,
     RouteChanged,
     StudentRoute,
@@ -33,10 +37,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The client's answer, and what gives the audits once they are complete (await it exactly once)."""
+    """The client's answer, and what gives the audits once they are complete (await it exactly once).
+
+    `parked`: there is no answer yet, the request waits for its task's next budget; `completed` says why.
+    """
 
     completed: InferenceCompleted
     audits: Callable[[], Awaitable[list[InferenceAudited]]]
+    parked: InferenceParked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class _Said:
     answer: Answer | None
     code: str = ""
     error: str = ""
+    until: datetime | None = None  # when to try again, where money was missing
 
 
 class Answering:
@@ -57,12 +66,14 @@ class Answering:
         teachers: Mapping[str, Model],
         route_of: Callable[[str], RouteChanged | None],
         student_of: Callable[[StudentRoute], Model | None],
+        spending: Spending,
     ) -> None:
         """`route_of` gives the route in force of a task key; `student_of` a loaded student."""
         self._tasks = tasks
         self._teachers = teachers
         self._route_of = route_of
         self._student_of = student_of
+        self._spending = spending
         self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
         self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
         self._tracer = trace.get_tracer("stillhouse.router")
@@ -84,13 +95,15 @@ class Answering:
                 "too_large",
                 f"the input has {len(request.input):,} characters; task {task.key!r} takes {task.max_input_chars:,}.",
             )
+        if (refusal := self._spending.refusal(task)) is not None:
+            return _failed(request, "budget", refusal)
         route = self._route_of(task.key)
         chosen = plan(request, task, route, self._rules[task.key].match(request.input))
         version = route.version if route is not None else 0
         return await _Call(self, request, task, chosen, version, started).run()
 
-    async def ask_teacher(self, request: InferenceRequested, task: Task) -> _Said:
-        """The teacher's answer within the task's and the request's deadline."""
+    async def ask_teacher(self, request: InferenceRequested, task: Task, *, audit: bool) -> _Said:
+        """The teacher's answer within the task's budget and its and the request's deadline."""
         deadline = min(task.teacher.timeout_s, (request.deadline_ms or 600_000) / 1000)
         teacher = self._teachers[task.key]
         started = time.perf_counter()
@@ -98,7 +111,15 @@ class Answering:
             span.set_attribute(names.ATTR_TASK, task.key)
             try:
                 async with asyncio.timeout(deadline), self._slots[task.key]:
-                    answer = await _predict(teacher, request.input, started)
+                    answer = await self._spending.pay(
+                        task,
+                        request.id,
+                        lambda answer: answer.cost_usd,
+                        lambda: _predict(teacher, request.input, started),
+                        audit=audit,
+                    )
+            except BudgetSpent as error:
+                return _Said(None, "budget", str(error), error.until)
             except TimeoutError:
                 return _Said(None, "deadline", f"the teacher did not answer within {deadline:g} s.")
             except ModelError as error:
@@ -160,6 +181,9 @@ class _Call:
         if said.answer is None:
             failed = _failed(self._request, said.code, said.error)
             await self._settle()
+            waits = self._task.budget.at_limit == "queue" and self._request.purpose == "serve"
+            if said.code == "budget" and waits and self._request.deadline_ms is None:
+                return replace(failed, parked=parked(self._request, said.until))
             return failed
         student = asked.answer if asked is not None else None
         completed = _completed(self._request).model_copy(
@@ -184,7 +208,9 @@ class _Call:
 
     def _ask_teacher(self) -> asyncio.Task[_Said]:
         if self._teacher is None:
-            self._teacher = asyncio.create_task(self._models.ask_teacher(self._request, self._task))
+            self._teacher = asyncio.create_task(
+                self._models.ask_teacher(self._request, self._task, audit=bool(self._plan.audits))
+            )
         return self._teacher
 
     def _ask(self, student: StudentRoute) -> asyncio.Task[_Said]:

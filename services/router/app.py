@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -13,8 +13,11 @@ from services.router.control import RouteController
 from services.router.done import DoneMarks
 from services.router.handlers import build_router
 from services.router.intake import GROUP, SOURCE, Intake
+from services.router.parked import GROUP as PARKED
+from services.router.parked import Parking
 from services.router.routes import RouteTable
 from services.router.settings import RouterSettings
+from services.router.spending import Spending
 from services.router.students import Students
 from stillhouse.bus import (
     commit_as_member_only,
@@ -27,7 +30,8 @@ from stillhouse.bus import (
 from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
-from stillhouse.events import RouteChanged, StudentRoute
+from stillhouse.bus.spending import Accounts, ledger_of
+from stillhouse.events import Event, RouteChanged, StudentRoute
 from stillhouse.models.port import Model
 from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
@@ -49,13 +53,16 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
 
     redis = connect_redis(settings.redis)
     students = Students(student)
-    table = RouteTable(settings.kafka, students)
+    table = RouteTable(settings.kafka, students, {key: task.audit.pi for key, task in tasks.items()})
     broker = make_broker(settings, "router")
     say = partial(publish, broker, source=SOURCE)
     controller = RouteController(tasks, table, say)
     broker.context.set_global("controller", controller)
     broker.include_router(build_router(settings.kafka))
-    answering = Answering(tasks, teachers if teachers is not None else workers, table.get, students.get)
+    store = Store(settings.home / "store")
+    spending = Spending(tasks, Accounts(redis, ledger_of(store)))
+    models: Mapping[str, Model] = teachers if teachers is not None else workers
+    answering = Answering(tasks, models, table.get, students.get, spending)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
 
@@ -68,8 +75,13 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     return Service(
         name="router",
         broker=broker,
-        background=[intake.run, partial(table.guard, say)],
-        on_start=[table.start, partial(controller.restore, Store(settings.home / "store")), start_teachers],
+        background=[
+            intake.run,
+            partial(table.guard, say),
+            partial(_unpark, settings.kafka, say, spending),
+            spending.settle_regularly,
+        ],
+        on_start=[table.start, partial(controller.restore, store), start_teachers],
         on_stop=[partial(intake.drain, settings.router_grace_s), table.stop, close_models, redis.aclose],
         ready={f"teacher of {key}": partial(_runs, worker) for key, worker in workers.items()},
     )
@@ -105,6 +117,16 @@ class _Intake:
                 await self._consumer.stop()
                 await self._producer.stop()
                 await self._marks.leave()
+
+
+async def _unpark(kafka: Kafka, say: Callable[[Event], Awaitable[None]], spending: Spending) -> None:
+    consumer = AIOKafkaConsumer(group_id=PARKED, **consumer_options(kafka))
+    await consumer.start()
+    commit_as_member_only(consumer)
+    try:
+        await Parking(consumer, say, spending.may_pay).run()
+    finally:
+        await consumer.stop()
 
 
 async def _runs(worker: WorkerModel) -> bool:

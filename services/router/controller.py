@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stillhouse.events import (
+    AuditRequested,
     DriftDetected,
     GateDecided,
     RouteChanged,
@@ -15,7 +16,7 @@ from stillhouse.tasks import Task
 
 REMEMBERED = 50  # retired students that a route names
 
-Control = GateDecided | DriftDetected | RouteRequested
+Control = GateDecided | DriftDetected | RouteRequested | AuditRequested
 
 
 def decide(route: RouteChanged | None, event: Control, task: Task) -> RouteChanged | None:
@@ -28,6 +29,8 @@ def decide(route: RouteChanged | None, event: Control, task: Task) -> RouteChang
             after = _drifted(before, event)
         case RouteRequested():
             after = _requested(before, event)
+        case AuditRequested():
+            after = _audited(before, event)
     if after is None:
         return None
     stage: Stage = "live" if after.live else (after.candidate_stage or "teacher")
@@ -119,6 +122,7 @@ def _promote(route: RouteChanged, event: GateDecided) -> RouteChanged:
         event,
         "the canary gate passed",
         live=route.candidate.model_copy(update={"since": event.time}),
+        audit_pi=None,
         candidate=None,
         candidate_stage=None,
         retired=[*older, *route.retired],
@@ -146,8 +150,22 @@ def _requested(route: RouteChanged, event: RouteRequested) -> RouteChanged | Non
 def _all_out(route: RouteChanged, event: Control, reason: str) -> RouteChanged:
     out = [student.student_id for student in (route.live, route.candidate) if student is not None]
     return _changed(
-        route, event, reason, live=None, candidate=None, candidate_stage=None, retired=[*out, *route.retired]
+        route,
+        event,
+        reason,
+        live=None,
+        candidate=None,
+        candidate_stage=None,
+        audit_pi=None,
+        retired=[*out, *route.retired],
     )
+
+
+def _audited(route: RouteChanged, event: AuditRequested) -> RouteChanged | None:
+    """Another share of audits, for the whole task: what is audited never depends on the request."""
+    if route.live is None or route.live.student_id != event.student_id or route.audit_pi == event.pi:
+        return None
+    return _changed(route, event, event.reason, audit_pi=event.pi)
 
 
 def _changed(route: RouteChanged, event: Control, reason: str, **update: object) -> RouteChanged:

@@ -168,6 +168,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             with metrics().in_flight.track_inprogress():
                 answered = await self._answer(request)
+                if answered.parked is not None:
+                    await self._say(answered.parked, traceparent)
+                    await self._done.give_up(request.id)
+                    return
                 await self._say(answered.completed, traceparent, request.reply_to)
                 _count(answered.completed)
                 for audited in await answered.audits():

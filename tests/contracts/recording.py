@@ -42,14 +42,16 @@ def healthy(m: Metrics, minute: int) -> None:
     """A good day, hurried: a student goes live after an hour and is audited as planned."""
     if minute == 0:
         m.drift_alarms.labels(TASK)
+        m.drift_suspicions.labels(TASK, "inputs")
         m.audit_share.labels(TASK).set(0.1)
-        m.budget_usd_per_day.labels(TASK).set(1000.0)
+        m.budget_limit_usd.labels(TASK, "day").set(1000.0)
         for agrees in ("true", "false"):
             m.audits.labels(TASK, "live", agrees)
         for outcome in ("trained", "failed"):
             m.training_jobs.labels(outcome)
     m.consumer_lag.labels("router.intake", "inference.requested", "0").set(minute % 7)
     m.spent_usd.labels(TASK, "request").inc(0.1)
+    m.budget_spent_usd.labels(TASK, "day").set(0.1 * minute)
     answer(m, "policy", 3)
     if minute < 60:
         m.set_stage(TASK, "teacher")

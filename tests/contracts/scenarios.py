@@ -30,6 +30,14 @@ def drift(m: Metrics, minute: int) -> None:
         m.drift_alarms.labels(TASK).inc()
 
 
+def suspicion(m: Metrics, minute: int) -> None:
+    if minute == 0:
+        m.drift_suspicions.labels(TASK, "inputs")
+        m.drift_suspicions.labels(TASK, "latency")
+    if minute == 10:
+        m.drift_suspicions.labels(TASK, "inputs").inc()
+
+
 def lag(m: Metrics, minute: int) -> None:
     answer(m, "no_student", 120)
     m.consumer_lag.labels("router.intake", "inference.requested", "0").set(0 if minute < 10 else 90)
@@ -81,9 +89,10 @@ def stops_reading(m: Metrics, minute: int) -> None:
 
 
 def spends(m: Metrics, minute: int) -> None:
-    m.budget_usd_per_day.labels(TASK).set(10.0)
-    m.spent_usd.labels(TASK, "request").inc(0.09)
-    m.spent_usd.labels(TASK, "audit").inc(0.01)
+    m.budget_limit_usd.labels(TASK, "day").set(10.0)
+    m.budget_limit_usd.labels(TASK, "month").set(1000.0)
+    for period in ("day", "month"):
+        m.budget_spent_usd.labels(TASK, period).set(min(10.0, 0.1 * minute))
 
 
 def audits_stop(m: Metrics, minute: int) -> None:
@@ -102,6 +111,7 @@ def audits_never_begin(m: Metrics, minute: int) -> None:
 
 SCENARIOS = (
     Scenario("DriftDetected", drift, (9, 75), (10, 40), {"task": TASK}),
+    Scenario("DriftSuspected", suspicion, (9, 75), (10, 40), {"task": TASK, "kind": "inputs"}),
     Scenario("RouterLag", lag, (9, 11), (12, 30)),
     Scenario("RouterLag", nobody_reads, (9, 11), (20,), {"group": "router.intake"}, "RouterLag, nobody reads"),
     Scenario("TeacherFailing", teacher_fails, (9,), (20,), {"task": TASK}),
@@ -116,7 +126,7 @@ SCENARIOS = (
         (10, 15, 19, 23),
         {"service": "observer", "topic": "inference.completed"},
     ),
-    Scenario("BudgetNearlySpent", spends, (60,), (90,), {"task": TASK}),
+    Scenario("BudgetNearlySpent", spends, (80,), (90,), {"task": TASK, "period": "day"}),
     Scenario("AuditRateBelowPlan", audits_stop, (149, 200), (260,), {"task": TASK}),
     Scenario(
         "AuditRateBelowPlan", audits_never_begin, (50,), (130,), {"task": TASK}, "AuditRateBelowPlan, never any audit"

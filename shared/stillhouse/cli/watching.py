@@ -35,12 +35,14 @@ def alerts(
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Show drift alerts: students that broke their promise, and alarms that are over. With --json, one a line."""
+    """Show drift alerts: broken promises, suspicions, and their ends. With --json, one a line."""
+    from rich.markup import escape
+
     from stillhouse.cli.reading import RawRecord, events_of, follow_records, read_records
-    from stillhouse.events import DriftCleared, DriftDetected
+    from stillhouse.events import DriftCleared, DriftDetected, DriftSuspected
 
     settings = settings_of_running(home)
-    topics = (DriftDetected.TYPE, DriftCleared.TYPE)
+    topics = (DriftDetected.TYPE, DriftSuspected.TYPE, DriftCleared.TYPE)
     shown = 0
 
     def show(records: list[RawRecord]) -> None:
@@ -57,6 +59,20 @@ def alerts(
                     f"{percent(event.estimate)} of the last {event.window} audits "
                     f"({percent(event.lower)} to {percent(event.upper)}); statistic {event.statistic:.1f} over "
                     f"{event.alarm_level:.1f} after {event.audits:,} audits; runbook {event.runbook}",
+                    soft_wrap=True,
+                )
+            elif isinstance(event, DriftSuspected):
+                audits = "" if event.audit_pi is None else f"; audits at {percent(event.audit_pi)} until it is cleared"
+                console().print(
+                    f"{when(event.time)}  [bold yellow]suspect[/bold yellow]  {event.task_key}: "
+                    f"{event.kind.replace('_', ' ')} of {event.student_id}: {escape(event.note)}{audits}; "
+                    f"runbook {event.runbook}",
+                    soft_wrap=True,
+                )
+            elif isinstance(event, DriftCleared) and event.suspicion is not None:
+                console().print(
+                    f"{when(event.time)}  [bold green]cleared[/bold green]  {event.task_key}: "
+                    f"{event.suspicion.replace('_', ' ')}: audits of {event.student_id} showed no loss",
                     soft_wrap=True,
                 )
             elif isinstance(event, DriftCleared):

@@ -36,7 +36,7 @@ class CostIncurred(Event):
     TYPE: ClassVar[str] = "cost.incurred"
 
     cause_id: str
-    kind: Literal["training", "gate", "audit", "shadow", "storage"]
+    kind: Literal["training", "gate", "audit", "shadow", "storage", "review"]
     usd: float = Field(ge=0.0)
     cpu_seconds: float = Field(default=0.0, ge=0.0)
     note: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from stillhouse.events._base import Event, Value
 
@@ -44,6 +44,14 @@ class InferenceRequested(Event):
         return self.id
 
 
+class InferenceParked(InferenceRequested):
+    """A request that waits for its task's next budget, whole; it comes back as `inference.requested`, under its id."""
+
+    TYPE: ClassVar[str] = "inference.parked"
+
+    until: AwareDatetime | None = Field(default=None, description="When the next budget begins.")
+
+
 class Answer(Value):
     """What one model said about one input, and what that took."""
 
@@ -61,7 +69,7 @@ class Answer(Value):
 class Failure(Value):
     """Why a request has no output."""
 
-    code: Literal["unknown_task", "bad_input", "too_large", "teacher_failed", "deadline", "lost"]
+    code: Literal["unknown_task", "bad_input", "too_large", "teacher_failed", "deadline", "lost", "budget"]
     message: str
 
 

@@ -22,6 +22,16 @@ class RouteRequested(Event):
     reason: str = Field(min_length=1)
 
 
+class AuditRequested(Event):
+    """The drift monitor asks for another share of audits, for the whole task: on suspicion, or with few requests."""
+
+    TYPE: ClassVar[str] = "audit.requested"
+
+    student_id: str = Field(description="The live student that is to be audited.")
+    pi: float | None = Field(default=None, gt=0.0, le=1.0, description="None: the share that the task declares.")
+    reason: str
+
+
 class StudentRoute(Value):
     """A student as the router needs it."""
 
@@ -43,6 +53,7 @@ class RouteChanged(Event):
     candidate: StudentRoute | None = None
     candidate_stage: Literal["shadow", "canary"] | None = None
     pinned: bool = False
+    audit_pi: float | None = Field(default=None, description="Share of audits while above the task's own.")
     retired: list[str] = Field(default_factory=list, description="Students that must not come back, newest first.")
     reason: str
     changed_by: str = Field(description="Event type or operator that caused the change.")

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Field
 from stillhouse.events._base import Event, Value
 
 GateStage = Literal["offline", "shadow", "canary"]
+SuspicionKind = Literal["outputs", "inputs", "novelty", "teacher_version", "teacher", "latency", "cost"]
 Strategy = Literal["no_change", "collecting", "distilled", "fallback_teacher"]
 
 
@@ -176,10 +177,32 @@ class DriftDetected(Event):
     runbook: str = "DriftDetected"
 
 
+class DriftSuspected(Event):
+    """Something around the live student changed that may cost agreement; only audits can tell whether it did."""
+
+    TYPE: ClassVar[str] = "drift.suspected"
+
+    student_id: str
+    kind: SuspicionKind = Field(
+        description="`outputs`: the student's softmax; `inputs`: the texts; `novelty`: texts unlike those recorded "
+        "before it was live; `teacher_version`: another teacher answers; `teacher`: the teacher differs from what it "
+        "said before; `latency`, `cost`: of the answers that clients get."
+    )
+    statistic: float = Field(description="What was seen: a p-value, an exceedance statistic, or a count.")
+    alarm_level: float = Field(description="What raises the suspicion: at most for p-values, else at least.")
+    n: int = Field(description="Requests that it rests on.")
+    note: str = ""
+    audit_pi: float | None = Field(default=None, description="Share of requests audited until it is cleared.")
+    runbook: str = "DriftSuspected"
+
+
 class DriftCleared(Event):
-    """A newly gated student is live; the alarm of its predecessor is over."""
+    """An alarm is over: a newly gated student is live, or audits did not bear out a suspicion."""
 
     TYPE: ClassVar[str] = "drift.cleared"
 
     student_id: str
     previous_student_id: str
+    suspicion: SuspicionKind | None = Field(
+        default=None, description="The suspicion that is over, of a student that stays. None: another one is live."
+    )

@@ -11,6 +11,7 @@ from stillhouse.tasks.declaration import (
 )
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
+from stillhouse.tasks.review import Review
 from stillhouse.tasks.watching import Audit, Drift
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Drift",
     "EscalationRule",
     "Gate",
+    "Review",
     "StudentCandidate",
     "Task",
     "TaskFileError",

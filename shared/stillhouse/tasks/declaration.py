@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Section
 from stillhouse.tasks.watching import Audit, Drift
 
@@ -58,6 +59,11 @@ class Teacher(Section):
     adjudicator: Adjudicator | None = None
     escalate: tuple[EscalationRule, ...] = ()
 
+    @property
+    def most_usd(self) -> float:
+        """The most that one call can cost: what is set aside for it."""
+        return self.usd_per_call
+
 
 # What was measured to work on some thousand short texts; a task file's own values come first.
 _DEFAULTS: Final[dict[str, dict[str, int]]] = {
@@ -105,6 +111,7 @@ class Task(Section):
     audit: Audit = Audit()
     drift: Drift = Drift()
     budget: Budget = Budget()
+    review: Review = Review()
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ class TaskFileError(Exception):
 def load_task(path: Path) -> Task:
     """Read one task file.
 
-    The file has the tables `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`.
+    The tables are `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`, `[review]`.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def load_tasks(folder: Path) -> dict[str, Task]:
 
 
 def _build(raw: Mapping[str, Any], path: Path) -> Task:
-    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget"}
+    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review"}
     for table in raw:
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
@@ -56,7 +56,7 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     if not isinstance(raw["task"], dict):
         raise TaskFileError(f"{path}: `task` must be a table; write [task].")
     fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw["student"]}
-    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget") if name in raw}
+    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review") if name in raw}
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
@@ -72,7 +72,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
     where = [str(part) for part in first["loc"]]
     if where and where[0] == "students":
         where[0] = "student"
-    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget"}:
+    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"
     mend = {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from services.router.controller import decide
 from stillhouse.events import (
     ArtefactRef,
+    AuditRequested,
     DatasetRef,
     DriftDetected,
     GateFailed,
@@ -178,3 +179,19 @@ def test_whatever_comes_versions_rise_by_one_and_the_retired_stay_out(events) ->
         # Delivered again, it changes nothing.
         assert decide(after, event, TASK) is None
         route = after
+
+
+def test_more_audits_are_asked_for_the_live_student_only_and_end_with_it() -> None:
+    def ask(name: str, pi: float | None) -> AuditRequested:
+        return AuditRequested(task="t", student_id=name, pi=pi, reason="inputs suspected")
+
+    assert decide(None, ask("s", 0.5), TASK) is None
+    live = follow(*to_live("s"))
+    assert decide(live, ask("other", 0.5), TASK) is None
+    assert decide(live, ask("s", None), TASK) is None
+    route = follow(ask("s", 0.5), route=live)
+    assert (route.audit_pi, route.live, route.reason) == (0.5, live.live, "inputs suspected")
+    assert decide(route, ask("s", 0.5), TASK) is None
+    assert follow(ask("s", None), route=route).audit_pi is None
+    assert follow(drift("s"), route=route).audit_pi is None
+    assert follow(*to_live("new", 12), route=route).audit_pi is None
