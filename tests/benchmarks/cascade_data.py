@@ -55,11 +55,12 @@ def parts(path: Path, *, quick: bool, as_given: bool = False) -> Parts:
     """The parts of a file or folder; `as_given`: not dealt anew. Ends the program with a sentence for too few rows."""
     data, dev = load(path), load_dev(path)
     in_order = all(row.timestamp for row in data.train + data.test)
-    learn = list(data.train)
+    # Files are often sorted by label, and parts are cut from the end.
+    order = np.arange(len(data.train)) if in_order else np.random.default_rng(1).permutation(len(data.train))
+    learn = [data.train[i] for i in order]
     if len(dev) < FEWEST["calibration"]:
-        at = np.arange(len(learn)) if in_order else np.random.default_rng(1).permutation(len(learn))
         cut = len(learn) - len(learn) // 5
-        learn, dev = [learn[i] for i in at[:cut]], dev + [learn[i] for i in at[cut:]]
+        learn, dev = learn[:cut], dev + learn[cut:]
     held = dev + list(data.test)
     if not in_order and not as_given:
         held = [held[i] for i in np.random.default_rng(2).permutation(len(held))]

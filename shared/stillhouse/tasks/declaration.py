@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
+from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Section
@@ -108,6 +109,7 @@ class Task(Section):
     teacher: Teacher
     students: tuple[StudentCandidate, ...] = Field(min_length=1)
     gate: Gate = Gate()
+    cascade: Cascade = Cascade()
     audit: Audit = Audit()
     drift: Drift = Drift()
     budget: Budget = Budget()
