@@ -73,19 +73,20 @@ def judge(task: Task, threshold: float, outcomes: Sequence[Outcome], alpha: floa
     least = min(task.gate.min_coverage, 1 - 1e-6)
     coverage = AgreementTest(least, alpha) if least > 0 else None
     for case in cases:
-        agreement.update(not case.loss(threshold))
+        if task.cascade.counts(case.served(threshold)):
+            agreement.update(not case.loss(threshold))
         if coverage is not None:
             coverage.update(case.served(threshold))
     n, served = len(cases), sum(case.served(threshold) for case in cases)
     conditions = [
-        _agreement(agreement),
+        _agreement(agreement, task.cascade.selective),
         _coverage(coverage, task.gate.min_coverage, served, n),
         _payback(task, served, n, costs),
     ]
     verdicts = {condition.verdict for condition in conditions}
     verdict: Verdict = "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
     final = verdict != "undecided" or n >= task.gate.max_cases
-    needs_more = None if final else _needs_more(agreement, coverage, task.gate.max_cases - n)
+    needs_more = None if final else _needs_more(agreement, coverage, n, task.gate.max_cases - n)
     return Judgement(
         verdict=verdict,
         reason=_reason(verdict, final, conditions, needs_more),
@@ -101,7 +102,7 @@ def judge(task: Task, threshold: float, outcomes: Sequence[Outcome], alpha: floa
     )
 
 
-def _agreement(test: AgreementTest) -> Condition:
+def _agreement(test: AgreementTest, selective: bool) -> Condition:
     lower, upper = test.lower_bound(1 - test.alpha), test.upper_bound(1 - test.alpha)
     return Condition(
         name="agreement",
@@ -112,7 +113,8 @@ def _agreement(test: AgreementTest) -> Condition:
         upper=upper,
         n=test.n,
         evidence=_finite_exp(test.log_e_pass),
-        note="1 - P(served and different), over all requests; anytime-valid bounds",
+        note=f"1 - {'P(different | served)' if selective else 'P(served and different), over all requests'}; "
+        "anytime-valid bounds",
     )
 
 
@@ -158,9 +160,14 @@ def _payback(task: Task, served: int, n: int, costs: Costs) -> Condition:
     )
 
 
-def _needs_more(agreement: AgreementTest, coverage: AgreementTest | None, left: int) -> int:
+def _needs_more(agreement: AgreementTest, coverage: AgreementTest | None, n: int, left: int) -> int:
     """About how many more cases decide, at most what is left of the budget."""
-    guesses = [test.needs_more() for test in (agreement, coverage) if test is not None and test.verdict == "undecided"]
+    # A selective promise counts the served ones of `n` cases only.
+    guesses = [
+        math.ceil(test.needs_more() * max(1, n) / max(1, test.n))
+        for test in (agreement, coverage)
+        if test is not None and test.verdict == "undecided"
+    ]
     # Where only the payback is open nobody can tell, and its bounds narrow slowly.
     return max(1, min(left, max(guesses, default=50)))
 

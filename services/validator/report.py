@@ -16,7 +16,7 @@ text-align:left}.passed{color:#0a7a3d}.failed{color:#b3261e}.undecided{color:#8a
 
 
 def render(
-    facts: Mapping[str, object], judgement: Judgement, outcomes: Sequence[Outcome], threshold: float, epsilon: float
+    facts: Mapping[str, object], judgement: Judgement, outcomes: Sequence[Outcome], threshold: float, promise: str
 ) -> str:
     """The page. `facts` are shown as they are, in order; no input text is on it."""
     conditions = "".join(
@@ -32,7 +32,6 @@ def render(
         for label, count in lost.most_common(15)
     )
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-    promise = f"At most {epsilon:.1%} of all requests are answered by the student and differ from the teacher."
     head = "<tr><th>teacher's label</th><th>losses</th><th>cases</th></tr>"
     table = f"<h2>Labels with losses</h2><table>{head}{labels}</table>"
     return (
