@@ -181,6 +181,7 @@ def _student(name: str, of: Parts) -> Said:
     """A student of the ladder, trained, exported and asked as it serves; kept once made."""
     kept = of.folder / f"{name}.npz"
     if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
         task = Task(
             name="bench",
             labels=of.labels,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ import torch
 from stillhouse.distill import export as exporting
 from stillhouse.distill.cut_encoder import kept_layers
 from stillhouse.distill.export import Int8Rows, export
-from stillhouse.distill.training import TrainedStudent, predict, train
+from stillhouse.distill.training import TrainedStudent, lower_states, predict, train
 from stillhouse.models.artefact import publish, verify
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, Featuriser, prepare
@@ -134,3 +136,53 @@ def test_more_layers_than_the_encoder_has_are_refused() -> None:
     assert kept_layers(6, 3) == (0, 1, 2)
     with pytest.raises(ModelError, match="6 layers"):
         kept_layers(6, 7)
+
+
+@pytest.mark.parametrize(("architecture", "signals"), [("hashed", 3), ("cut", 5)])
+def test_the_learned_confidence_is_in_the_artefact_and_the_same_wherever_it_is_loaded(
+    request, tmp_path, architecture, signals
+) -> None:
+    trained: TrainedStudent = request.getfixturevalue(architecture)
+    # A teacher that is not sure: a fifth of its answers nobody could guess.
+    held = [replace(text, label=LABELS[i % 3]) if i % 5 == 0 else text for i, text in enumerate(texts(150, seed=3))]
+    folders = [tmp_path / name for name in ("one", "two", "plain", "margin")]
+    for folder, kind in zip(folders, ("learned", "learned", "max_probability", "margin"), strict=True):
+        folder.mkdir()
+        export(replace(trained, held=tuple(held)), folder, "intents-1", kind)
+    one, two, plain, margin = (OnnxStudent(folder) for folder in folders)
+    assert one.spec == two.spec
+    assert (one.spec.confidence.kind, len(one.spec.confidence.weights)) == ("learned", signals)
+    assert (plain.spec.confidence.kind, margin.spec.confidence.kind) == ("max_probability", "margin")
+    for text in [text.text for text in held[:20]] + ODD:
+        said = one.predict_text(text)
+        assert said == two.predict_text(text)
+        assert 0.0 <= said[1] <= 1.0
+        shares = sorted(plain.predict_text(text)[2].values(), reverse=True)
+        assert said[0] == plain.predict_text(text)[0]
+        assert plain.predict_text(text)[1] == shares[0]
+        assert margin.predict_text(text)[1] == pytest.approx(
+            shares[0] - (shares[1] if len(shares) > 1 else 0), abs=1e-3
+        )
+
+
+def test_with_too_few_held_texts_the_largest_probability_stays_the_confidence(hashed, tmp_path) -> None:
+    assert hashed.held == ()  # 60 texts to choose on: none was held back
+    export(hashed, tmp_path, "intents-1", "learned")
+    assert OnnxStudent(tmp_path).spec.confidence.kind == "max_probability"
+
+
+def test_a_confidence_that_does_not_fit_the_graph_is_refused(cut, tmp_path) -> None:
+    held = [replace(text, label=LABELS[i % 3]) if i % 5 == 0 else text for i, text in enumerate(texts(150, seed=3))]
+    export(replace(cut, held=tuple(held)), tmp_path, "intents-1", "learned")
+    (tmp_path / CENTROIDS_FILE).unlink()
+    with pytest.raises(ModelError, match="does not fit"):
+        OnnxStudent(tmp_path)
+
+
+def test_what_never_changes_in_an_encoder_is_computed_once_and_gives_the_same(cut) -> None:
+    featuriser = Featuriser(cut.spec, cut.tokenizer)
+    ids = [featuriser.ids(prepare(text.text)) for text in texts(40, seed=4)]
+    at_once = predict(cut.module, ids, True)
+    assert np.allclose(at_once, predict(cut.module, lower_states(cut.module, ids), True), atol=1e-4)
+    assert cut.centroids.shape == (len(LABELS), WIDTH)
+    assert np.allclose(np.linalg.norm(cut.centroids, axis=1), 1)
