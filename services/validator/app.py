@@ -16,6 +16,7 @@ from services.validator.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
 from stillhouse.bus.redis import connect_redis, restore_regularly
+from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -29,15 +30,15 @@ def build_app(settings: ValidatorSettings) -> Service:
     redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "validator")
-    say = partial(publish, broker, source=SOURCE)
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
     queue = JobQueue(redis, "gates")
-    verdicts = Verdicts(store, say, settings.home)
+    verdicts = Verdicts(store, said.say, settings.home)
     gates = Gates(
         tasks,
         store,
         queue,
         verdicts,
-        say,
+        said.say,
         settings.home,
         lease_s=settings.validator_lease_s,
         check_s=settings.validator_check_s,
@@ -55,6 +56,7 @@ def build_app(settings: ValidatorSettings) -> Service:
         name="validator",
         broker=broker,
         background=[
+            said.repeat,
             partial(restore_regularly, redis, "validator", gates.recover),
             gates.check_regularly,
             # One worker: two students judged at once would draw the same share of alpha.

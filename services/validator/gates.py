@@ -176,7 +176,9 @@ class Gates:
                 if error:
                     await asyncio.to_thread(write_json, folder / RESULT_FILE, {"broken": error, "cpu_seconds": 0.0})
             result = await asyncio.to_thread(read_json, folder / RESULT_FILE)
-            await self._end(gate_id, number, folder, told["kind"], task, student, told, result)
+            # Else it was said by a worker that died, or lost Redis, before the queue knew; the next look may be over.
+            if not (folder / OUTCOME_FILE).exists():
+                await self._end(gate_id, number, folder, told["kind"], task, student, told, result)
             await self.queue.complete(job)
 
     async def _attempt(self, job: Job, folder: Path) -> str | None:

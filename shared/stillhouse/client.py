@@ -160,14 +160,16 @@ class Client:
             self._settings.kafka, (DriftDetected.TYPE, DriftSuspected.TYPE, DriftCleared.TYPE)
         )
         self._listening.add(consumer)
+        told: set[str] = set()  # a new log is read from its beginning, and says again what the old one had said
         try:
             async for record in consumer:
                 try:
                     event = decode(record.topic, record.value)
                 except BadRecord:
                     continue  # the services that take this topic put it aside and say why
-                wanted = event.tenant == tenant and task in (None, event.task)
+                wanted = event.tenant == tenant and task in (None, event.task) and event.id not in told
                 if wanted and isinstance(event, DriftDetected | DriftSuspected | DriftCleared):
+                    told.add(event.id)
                     yield event
         finally:
             self._listening.discard(consumer)

@@ -6,6 +6,7 @@ from faststream.kafka import TestKafkaBroker
 from prometheus_client import REGISTRY
 
 from services.validator.app import SOURCE, build_app
+from services.validator.gates import Waiting
 from services.validator.settings import ValidatorSettings
 from stillhouse.bus import publish
 from stillhouse.bus.jobs import JobQueue, write_json
@@ -78,6 +79,26 @@ async def test_a_trained_student_is_queued_for_its_gate_once(service_environment
         write_json(rounds / "result.json", {"broken": "it does not load", "cpu_seconds": 0.0})
         await gates.run(job)
     assert REGISTRY.get_sample_value(GATE_OPEN_SINCE, offline) is None
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_look_whose_end_the_queue_missed_does_not_turn_the_gate_back(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    async with TestKafkaBroker(service.broker):
+        await publish(service.broker, trained("s1", 1), source=SOURCE)
+        gates = service.broker.context.resolve("gates")
+        first = await gates.queue.claim("w", 30)
+        folder = service_environment / "home" / "jobs" / first.payload["gate"] / "rounds" / "0"
+        folder.mkdir(parents=True)
+        write_json(folder / "result.json", {"cpu_seconds": 0.0})
+        write_json(folder / "outcome.json", {"final": False, "counted": 50, "wanted": 100})
+        # The next look is over, and waits for more cases, when the first one is claimed again.
+        waits = Waiting(trained("s1", 1), 1, 150, 100)
+        gates._waiting[first.payload["gate"]] = waits
+        await gates.run(first)
+        assert gates._waiting == {first.payload["gate"]: waits}
+        assert await gates.queue.state(first.job_id) == "done"
     for stop in service.on_stop:
         await stop()
 
