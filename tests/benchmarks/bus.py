@@ -269,7 +269,9 @@ def show(result: dict[str, Any]) -> str:
     rows = [[name, mix[name]["p50_ms"], mix[name]["p99_ms"]] for name in ("fast_alone", "fast_beside_slow")]
     low, high = mix["p99_ratio_range"]
     text += "\n\n" + table(["requests of 5 ms", "p50 added ms", "p99 added ms"], rows)
-    text += f"\n\np99 beside a tenth of 2 s is {mix['p99_ratio']:.2f} times p99 alone ({low:.2f}–{high:.2f} over repeats)."
+    text += (
+        f"\n\np99 beside a tenth of 2 s is {mix['p99_ratio']:.2f} times p99 alone ({low:.2f}–{high:.2f} over repeats)."
+    )
     if "soak" in result:
         soak = result["soak"]
         text += (

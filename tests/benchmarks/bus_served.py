@@ -1,4 +1,4 @@
-"""The process that `bus` measures: Stillhouse's router, or a bare aiokafka loop, with a model of constant latency inside.
+"""The process that `bus` measures: the router, or a bare aiokafka loop, with a model of constant latency inside.
 
 `python -m tests.benchmarks.bus_served {router,floor}` with the router's settings in the environment. An input `5 ...`
 is answered after 5 ms of waiting. Writes `ready` to standard output and runs until SIGTERM.

@@ -13,8 +13,8 @@ from stillhouse.demo.watcher import State
 def timeline(state: State, tally: Tally) -> list[dict[str, Any]]:
     """Steps in order: `what`, `student`, how many requests had been sent, seconds since the first one.
 
-    `what`: `trained`, `offline passed` (or `failed`, and the other stages), `live`, `traffic changed`, `drift detected`,
-    `back to teacher`.
+    `what`: `trained`, `offline passed` (or `failed`, and the other stages), `live`, `traffic changed`,
+    `drift detected`, `back to teacher`.
     """
     sent = sorted(answer.requested_at for answer in state.answers.values() if answer.purpose == "serve")
     if not sent:
