@@ -189,7 +189,7 @@ def show(result: dict[str, Any]) -> str:
     price, hour = result["prices"]["teacher"], result["prices"]["cpu"]["usd_per_cpu_hour"]
     return text + (
         f"\n\nThe bar: at least {bar['times_cheaper_per_call']} times cheaper per call and "
-        f"{percent(bar['net_saving_share'], 0)} lower cost per 1,000. The teacher's ${price['usd_per_call']:g} a call is "
-        f"declared ({price['source']}); what answers here is a fitted encoder on the same machine. CPU time is "
+        f"{percent(bar['net_saving_share'], 0)} lower cost per 1,000. The teacher's ${price['usd_per_call']:g} a call "
+        f"is declared ({price['source']}); what answers here is a fitted encoder on the same machine. CPU time is "
         f"measured, its price (${hour:g} per hour) is declared."
     )
