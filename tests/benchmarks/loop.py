@@ -88,6 +88,8 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
         "teacher_calls_share": sum(about["teacher_calls"].values()) / report["requests"],
         "agreement_live": report["agreement"],
         "cost_per_1000_usd": {"teacher_alone": cost["teacher"], "stillhouse_net": cost["net"]},
+        "while_live": about.get("while_live"),
+        "saving_share_while_live": _saving(about.get("while_live")),
         "net_saving_usd": about["teacher_alone_usd"] - about["spent_usd"],
         "net_saving_share": 1 - cost["net"] / cost["teacher"],
         "spent_on_proof_usd": about["overheads_usd"],
@@ -134,6 +136,7 @@ def over(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "teacher_calls_share",
                 "net_saving_usd",
                 "net_saving_share",
+                "saving_share_while_live",
                 "times_cheaper_per_call",
                 "times_less_cpu_per_call",
             )
@@ -153,6 +156,10 @@ def _between(first: Any, then: Any) -> dict[str, Any] | None:
     if first is None or then is None:
         return None
     return {unit: then[unit] - first[unit] for unit in ("requests", "seconds")}
+
+
+def _saving(live: dict[str, Any] | None) -> float | None:
+    return 1 - live["usd_per_1k"] / live["teacher_usd_per_1k"] if live and live["requests"] else None
 
 
 def show(result: dict[str, Any]) -> str:
@@ -181,7 +188,8 @@ def show(result: dict[str, Any]) -> str:
         ["teacher calls / requests", *(percent(run["teacher_calls_share"]) for run in columns)],
         ["USD per 1,000, teacher alone (declared)", *(run["cost_per_1000_usd"]["teacher_alone"] for run in columns)],
         ["USD per 1,000, everything spent", *(run["cost_per_1000_usd"]["stillhouse_net"] for run in columns)],
-        ["net saving", *(percent(run["net_saving_share"]) for run in columns)],
+        ["net saving, over the whole demo", *(percent(run["net_saving_share"]) for run in columns)],
+        ["saving while a student is live, audits paid", *(percent(run["saving_share_while_live"]) for run in columns)],
         ["times cheaper per call (declared price to CPU)", *(run["times_cheaper_per_call"] for run in columns)],
         ["times less CPU per call", *(run["times_less_cpu_per_call"] for run in columns)],
     ]

@@ -44,6 +44,32 @@ def timeline(state: State, tally: Tally) -> list[dict[str, Any]]:
     ]
 
 
+def while_live(state: State) -> dict[str, Any]:
+    """Requests sent while a student was live: how many it answered, and what they cost, their audits included.
+
+    USD per 1,000, beside the teacher's list price. What collecting, training and gates cost is not in it.
+    """
+    since: list[tuple[datetime, bool]] = [
+        (state.routes[version].time, state.routes[version].live is not None) for version in sorted(state.routes)
+    ]
+    times = [time for time, _ in since]
+
+    def live(at: datetime) -> bool:
+        place = bisect_right(times, at)
+        return place > 0 and since[place - 1][1]
+
+    served = ((key, a) for key, a in state.answers.items() if a.purpose == "serve" and a.served_by is not None)
+    found = {key: answer for key, answer in served if live(answer.requested_at)}
+    audits = sum(audit.overhead_usd for audit in state.audits.values() if audit.request_id in found)
+    count = len(found)
+    return {
+        "requests": count,
+        "by_student": sum(answer.served_by == "student" for answer in found.values()),
+        "teacher_usd_per_1k": 1000 * sum(a.teacher_cost_usd for a in found.values()) / count if count else None,
+        "usd_per_1k": 1000 * (sum(a.cost_usd for a in found.values()) + audits) / count if count else None,
+    }
+
+
 def teacher_calls(state: State) -> dict[str, int]:
     """Answers that the teacher was asked for, by purpose, and those that it gave for an audit alone."""
     calls = {"serve": 0, "audit": 0, "backfill": 0, "gate": 0}
