@@ -60,6 +60,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     broker.context.set_global("controller", controller)
     broker.include_router(build_router(settings.kafka))
     store = Store(settings.home / "store")
+    queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
     spending = Spending(tasks, Accounts(redis, ledger_of(store)))
     models: Mapping[str, Model] = teachers if teachers is not None else workers
     answering = Answering(tasks, models, table.get, students.get, spending)
@@ -78,8 +79,8 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
         background=[
             intake.run,
             partial(table.guard, say),
-            partial(_unpark, settings.kafka, say, spending),
             spending.settle_regularly,
+            *([partial(_unpark, settings.kafka, say, spending)] if queues else []),
         ],
         on_start=[table.start, partial(controller.restore, store), start_teachers],
         on_stop=[partial(intake.drain, settings.router_grace_s), table.stop, close_models, redis.aclose],
