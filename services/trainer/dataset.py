@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stillhouse.events import DatasetRef
+from stillhouse.quality.near_duplicates import NearDuplicates
 
 SELECT_SHARE: Final = 0.15
 REPLAY_SHARE: Final = 0.3  # of the training data, kept for what was learnt before a drift
@@ -74,6 +75,14 @@ def choose(
         )
         for row in texts
     ]
+
+
+def without_golden(rows: list[dict[str, Any]], golden: Sequence[str]) -> list[dict[str, Any]]:
+    """`rows` (with their `input`) but for those that repeat, or nearly repeat, a text of the golden set."""
+    if not golden:
+        return rows
+    known = NearDuplicates(golden)
+    return [row for row in rows if known.find(row["input"]) is None]
 
 
 def freeze(chosen: Sequence[Chosen], folder: Path, cutoff: datetime) -> DatasetRef:

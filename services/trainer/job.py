@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 
-from services.trainer.dataset import DataError, choose, freeze
+from services.trainer.dataset import DataError, choose, freeze, without_golden
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
 from stillhouse.store import Store
 from stillhouse.tasks import StudentCandidate, Task
+from stillhouse.tasks.golden import read_golden
 
 if TYPE_CHECKING:
     from stillhouse.distill.data import LabelledText
@@ -70,7 +71,7 @@ def _train(folder: Path) -> None:
     report = _Progress(folder)
 
     report("dataset", 0.0)
-    dataset, train, select, teacher_version = _data(folder, task, home, job)
+    dataset, train, select, teacher_version, left_out = _data(folder, task, home, job)
     curves: list[dict[str, Any]] = read_json(folder / CURVES_FILE) or []
     target = home / "artefacts" / student_id
     if target.exists():
@@ -81,6 +82,8 @@ def _train(folder: Path) -> None:
     cpu = report("done", 1.0)
     last = curves[-1] if curves else {}
     metrics = {key: float(value) for key, value in (last | export).items() if isinstance(value, int | float)}
+    if task.gate.golden is not None:
+        metrics["golden_left_out"] = float(left_out)
     write_json(
         folder / RESULT_FILE,
         {
@@ -141,12 +144,16 @@ def _make(
 
 def _data(
     folder: Path, task: Task, home: Path, job: dict[str, Any]
-) -> tuple[DatasetRef, list[LabelledText], list[LabelledText], str]:
-    """The frozen dataset (frozen now, or by an earlier attempt) with its texts from the store."""
+) -> tuple[DatasetRef, list[LabelledText], list[LabelledText], str, int]:
+    """The frozen dataset (frozen now, or by an earlier attempt) with its texts from the store.
+
+    The last is how many recorded examples were left out because they repeat the task's golden set.
+    """
     from stillhouse.distill.data import LabelledText
 
     cutoff = datetime.fromisoformat(job["cutoff"])
-    rows: list[dict[str, Any]] = Store(home / "store").examples(task.key, until=cutoff).to_pylist()
+    recorded: list[dict[str, Any]] = Store(home / "store").examples(task.key, until=cutoff).to_pylist()
+    rows = without_golden(recorded, _golden(task))
     frozen = read_json(folder / "dataset.json")
     if frozen is None:
         since = datetime.fromisoformat(job["since"]) if job.get("since") else None
@@ -167,7 +174,16 @@ def _data(
     if not texts["train"] or not texts["select"]:
         raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
     newest = max(rows, key=lambda row: row["time"])
-    return dataset, texts["train"], texts["select"], str(newest["teacher_version"])
+    return dataset, texts["train"], texts["select"], str(newest["teacher_version"]), len(recorded) - len(rows)
+
+
+def _golden(task: Task) -> list[str]:
+    if task.gate.golden is None:
+        return []
+    try:
+        return [case.input for case in read_golden(task.gate.golden, task.labels)]
+    except ValueError as error:
+        raise DataError(f"The golden set cannot be kept out of training: {error}.") from None
 
 
 def file_of(uri: str) -> Path:

@@ -131,3 +131,10 @@ class Task(Section):
             if rule.label is not None and rule.label not in self.labels:
                 raise ValueError(f"escalation rule {rule.name!r} decides {rule.label!r}, which is not in labels")
         return self
+
+    @model_validator(mode="after")
+    def _gate_uses_known_labels(self) -> Task:
+        unknown = self.gate.unknown_label(self.labels)
+        if unknown is not None:
+            raise ValueError(f"gate.condition names {unknown!r}, which is not in labels")
+        return self

@@ -9,7 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stillhouse.tasks.comparators.settings import Embedding
 from stillhouse.tasks.declaration import Task
+from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.golden import read_golden
 
 
 class TaskFileError(Exception):
@@ -64,7 +67,27 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     seed = task.teacher.seed if task.teacher.seed.is_absolute() else path.parent / task.teacher.seed
     if not seed.is_file():
         raise TaskFileError(f"{path}: teacher.seed names {seed}, which does not exist; name a JSONL file.")
-    return task.model_copy(update={"teacher": task.teacher.model_copy(update={"seed": seed.resolve()})})
+    teacher = task.teacher.model_copy(update={"seed": seed.resolve()})
+    return task.model_copy(update={"teacher": teacher, "gate": _with_files(task, path)})
+
+
+def _with_files(task: Task, path: Path) -> Gate:
+    """The gate with the whole paths of its files, which are read once so that their mistakes show now."""
+    gate = task.gate
+    changes: dict[str, Any] = {}
+    try:
+        if gate.golden is not None:
+            changes["golden"] = (path.parent / gate.golden).resolve()
+            read_golden(changes["golden"], task.labels)
+        if isinstance(gate.comparator, Embedding):
+            from stillhouse.tasks.comparators.similarity import read_pairs  # imports the statistics
+
+            pairs = (path.parent / gate.comparator.pairs).resolve()
+            read_pairs(pairs)
+            changes["comparator"] = gate.comparator.model_copy(update={"pairs": pairs})
+    except ValueError as error:
+        raise TaskFileError(f"{path}: gate: {error}; mend that file or name another.") from None
+    return gate.model_copy(update=changes)
 
 
 def _sentence(error: ValidationError, path: Path) -> str:
