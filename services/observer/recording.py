@@ -204,7 +204,7 @@ def review_row(reviewed: ExampleReviewed) -> ReviewRow:
         label=redact(reviewed.label).text if reviewed.label is not None else None,
         previous_label=redact(reviewed.previous_label).text,
         teacher_version=reviewed.teacher_version,
-        minutes=_finite(reviewed.minutes),
+        minutes=reviewed.minutes,
         note=redact(reviewed.note).text,
     )
 

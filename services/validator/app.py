@@ -9,6 +9,7 @@ from typing import Final
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
+from services.validator.reviewing import Reviewing
 from services.validator.settings import ValidatorSettings
 from services.validator.stage_states import StageStates
 from services.validator.verdicts import Verdicts
@@ -43,9 +44,11 @@ def build_app(settings: ValidatorSettings) -> Service:
         lease_s=settings.validator_lease_s,
         check_s=settings.validator_check_s,
     )
+    reviewing = Reviewing(tasks, store, said.say, look_s=settings.validator_review_s)
     broker.context.set_global("redis", redis)
     broker.context.set_global("gates", gates)
     broker.context.set_global("watching", Watching(tasks, store, StageStates(redis), gates, verdicts))
+    broker.context.set_global("reviewing", reviewing)
     broker.include_router(build_router(settings.kafka))
     worker = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -59,6 +62,7 @@ def build_app(settings: ValidatorSettings) -> Service:
             said.repeat,
             partial(restore_regularly, redis, "validator", gates.recover),
             gates.check_regularly,
+            reviewing.look_regularly,
             # One worker: two students judged at once would draw the same share of alpha.
             partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),
         ],

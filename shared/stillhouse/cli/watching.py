@@ -124,10 +124,10 @@ def routes(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME, 
 
 def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME, as_json: AsJson = False) -> None:
     """Show every student: what it is, how far it came, and what its gates said."""
-    from stillhouse.cli.lives import TOPICS, lives
+    from stillhouse.cli.lives import TOPICS, lives, mark_erased
 
     settings = settings_of_running(home)
-    found = lives(_events(settings, TOPICS, tenant, task))
+    found = mark_erased(lives(_events(settings, TOPICS, tenant, task)), home)
     if as_json:
         show_json([life.as_json() for life in found])
         return
@@ -137,7 +137,7 @@ def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME
             [
                 life.student_id,
                 life.architecture,
-                life.state,
+                life.state + (" (trained on erased)" if life.trained_on_erased else ""),
                 None if life.bytes is None else life.bytes / 1e6,
                 None if life.trained_at is None else when(life.trained_at),
                 *(life.verdicts[stage].verdict if stage in life.verdicts else None for stage in _STAGES),

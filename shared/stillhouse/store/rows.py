@@ -167,5 +167,5 @@ class ReviewRow:
     label: str | None
     previous_label: str
     teacher_version: str = ""
-    minutes: float = 0.0
+    minutes: float | None = None
     note: str = ""

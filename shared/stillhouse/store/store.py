@@ -90,6 +90,18 @@ class Store:
         where = f"{_of(task_key)} AND time > {literal(since)}"
         return self._examples.read(where, [*columns, "teacher_version"]).sort_by(_order("time", "example_id"))
 
+    def examples_named(self, task_key: str, example_ids: Sequence[str], request_ids: Sequence[str] = ()) -> pa.Table:
+        """The examples with these ids, and those of these requests, in order of time."""
+        named = f"({_among('example_id', example_ids)} OR {_among('request_id', request_ids)})"
+        return self._examples.read(f"{_of(task_key)} AND {named}").sort_by(_order("time", "example_id"))
+
+    def comparisons(self, task_key: str, since: datetime) -> pa.Table:
+        """Audits later than `since` without their texts, in order of time."""
+        columns = ["audit_id", "time", "request_id", "student_id", "teacher_output", "student_output"]
+        where = f"{_of(task_key)} AND time > {literal(since)}"
+        columns += ["student_confidence", "would_serve", "agrees"]
+        return self._audits.read(where, columns).sort_by(_order("time", "audit_id"))
+
     def reviewed_examples(self, task_key: str, until: datetime | None = None) -> list[dict[str, Any]]:
         """Examples up to `until` as the people's verdicts of that time left them (see `apply_reviews`)."""
         reviews = self.reviews(task_key).to_pylist()
