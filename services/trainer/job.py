@@ -140,7 +140,7 @@ def _make(
     staging = target.with_name(f".{student_id}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    exported = export(trained, staging, student_id)
+    exported = export(trained, staging, student_id, task.cascade.confidence)
     numbers = asdict(exported)
     write_json(folder / "export.json", numbers)
     return publish(staging, target), numbers

@@ -125,8 +125,11 @@ def prepare(quick: bool, data: Path | None) -> Setting:
     )
 
 
-def trained(name: str, setting: Setting) -> Path:
-    """The folder of a trained and exported student, made first where it is not there; `trained.json` says its cost."""
+def trained(name: str, setting: Setting, candidate: StudentCandidate | None = None) -> Path:
+    """The folder of a trained and exported student, made first where it is not there; `trained.json` says its cost.
+
+    `candidate` is by default the choice of that name.
+    """
     folder = HOME / "population" / setting.digest / name
     if (folder / "trained.json").exists():
         return folder
@@ -137,7 +140,7 @@ def trained(name: str, setting: Setting) -> Path:
     checkpoints.mkdir(parents=True, exist_ok=True)
     cpu = time.process_time()
     student = train(
-        CHOICES[name],
+        candidate or CHOICES[name],
         setting.task.labels,
         setting.train,
         setting.select,

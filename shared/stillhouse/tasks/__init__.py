@@ -1,6 +1,7 @@
 """Task declarations: what is asked, who teaches, who may learn, and what must hold."""
 
 from stillhouse.tasks.budget import Budget
+from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.declaration import (
     Adjudicator,
     Architecture,
@@ -19,6 +20,7 @@ __all__ = [
     "Architecture",
     "Audit",
     "Budget",
+    "Cascade",
     "Drift",
     "EscalationRule",
     "Gate",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
+from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Section
@@ -76,7 +77,7 @@ class StudentCandidate(Section):
     """One rung of the ladder, cheapest first. Defaults of training are the architecture's."""
 
     architecture: Architecture
-    layers: int = Field(default=3, ge=2, le=4, description="cut_encoder: transformer layers kept.")
+    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder: transformer layers kept.")
     buckets: int = Field(default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams: rows of the table.")
     dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
@@ -108,6 +109,7 @@ class Task(Section):
     teacher: Teacher
     students: tuple[StudentCandidate, ...] = Field(min_length=1)
     gate: Gate = Gate()
+    cascade: Cascade = Cascade()
     audit: Audit = Audit()
     drift: Drift = Drift()
     budget: Budget = Budget()

@@ -49,7 +49,7 @@ def load_tasks(folder: Path) -> dict[str, Task]:
 
 
 def _build(raw: Mapping[str, Any], path: Path) -> Task:
-    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review"}
+    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade"}
     for table in raw:
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
@@ -59,7 +59,7 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     if not isinstance(raw["task"], dict):
         raise TaskFileError(f"{path}: `task` must be a table; write [task].")
     fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw["student"]}
-    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review") if name in raw}
+    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade") if name in raw}
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
@@ -95,7 +95,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
     where = [str(part) for part in first["loc"]]
     if where and where[0] == "students":
         where[0] = "student"
-    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review"}:
+    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"
     mend = {
