@@ -14,6 +14,7 @@ from typing import Final
 from stillhouse.events import (
     Answer,
     CostIncurred,
+    Event,
     ExampleRecorded,
     ExampleReviewed,
     InferenceAudited,
@@ -24,7 +25,8 @@ from stillhouse.events import (
     follow_id,
 )
 from stillhouse.store.redaction import input_hash, redact, stored_group
-from stillhouse.store.rows import AuditRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
+from stillhouse.store.rows import AuditRow, DecisionRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
+from stillhouse.tasks import Task
 
 # The teacher answers these whatever the student would have said.
 _UNCONDITIONAL: Final = frozenset({"no_student", "shadow", "pinned", "criticality"})
@@ -155,11 +157,13 @@ def audit_entry(audited: InferenceAudited) -> LedgerRow:
         teacher_cpu_ms=0.0 if from_teacher else _cpu(audited.teacher),
         student_cpu_ms=_cpu(audited.student) if from_teacher else 0.0,
         note=audited.student_id,
+        pi=None if from_teacher else audited.pi,
+        sampled_teacher_usd=None if from_teacher else _finite(audited.teacher.cost_usd),
     )
 
 
-def cost_entry(cost: CostIncurred) -> LedgerRow:
-    """An overhead that another service reports."""
+def cost_entry(cost: CostIncurred, task: Task | None) -> LedgerRow:
+    """An overhead that another service reports; one without an amount is priced by the task's price book."""
     return LedgerRow(
         entry_id=follow_id(cost.id, "ledger", cost.task_key),
         time=cost.time,
@@ -167,7 +171,7 @@ def cost_entry(cost: CostIncurred) -> LedgerRow:
         task=cost.task,
         kind=cost.kind,
         cause_id=cost.cause_id,
-        usd=_finite(cost.usd),
+        usd=_finite(cost.usd) or (task.usd_of(cost.time, cost.gpu_seconds, cost.human_minutes) if task else 0.0),
         cpu_seconds=_finite(cost.cpu_seconds),
         note=redact(cost.note).text,
     )
@@ -207,6 +211,11 @@ def review_row(reviewed: ExampleReviewed) -> ReviewRow:
         minutes=reviewed.minutes,
         note=redact(reviewed.note).text,
     )
+
+
+def decision_row(event: Event) -> DecisionRow:
+    """A decision, or what led to one. Its texts are Stillhouse's own, or an operator's."""
+    return DecisionRow(event.id, event.time, event.tenant, event.task, event.TYPE, event.model_dump_json())
 
 
 def _example(

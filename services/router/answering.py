@@ -15,6 +15,7 @@ from opentelemetry import trace
 from services.router.parked import parked
 from services.router.routing import Audit, Plan, plan
 from services.router.spending import BudgetSpent, Spending
+from stillhouse.bus.metering import Meter
 from stillhouse.events import (
     Answer,
     Failure,
@@ -25,6 +26,7 @@ from stillhouse.events import (
     RouteChanged,
     StudentRoute,
     follow_id,
+    now,
 )
 from stillhouse.models.port import Model, ModelError
 from stillhouse.models.rules import EscalationRules
@@ -68,6 +70,7 @@ class Answering:
         route_of: Callable[[str], RouteChanged | None],
         student_of: Callable[[StudentRoute], Model | None],
         spending: Spending,
+        meter: Meter,
     ) -> None:
         """`route_of` gives the route in force of a task key; `student_of` a loaded student."""
         self._tasks = tasks
@@ -75,6 +78,7 @@ class Answering:
         self._route_of = route_of
         self._student_of = student_of
         self._spending = spending
+        self._meter = meter
         self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
         self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
         self._tracer = trace.get_tracer("stillhouse.router")
@@ -96,6 +100,7 @@ class Answering:
                 "too_large",
                 f"the input has {len(request.input):,} characters; task {task.key!r} takes {task.max_input_chars:,}.",
             )
+        self._meter.count(task.key)
         if (refusal := self._spending.refusal(task)) is not None:
             return _failed(request, "budget", refusal)
         route = self._route_of(task.key)
@@ -116,7 +121,7 @@ class Answering:
                         task,
                         request.id,
                         lambda answer: answer.cost_usd,
-                        lambda: _predict(teacher, request.input, started),
+                        lambda: self._priced(task, _predict(teacher, request.input, started)),
                         audit=audit,
                     )
             except BudgetSpent as error:
@@ -127,6 +132,11 @@ class Answering:
                 return _Said(None, "teacher_failed", str(error))
         metrics().model_call.labels("teacher").observe(answer.latency_ms / 1000)
         return _Said(answer)
+
+    async def _priced(self, task: Task, asking: Awaitable[Answer]) -> Answer:
+        """A teacher's answer at the list price of now; teachers know the one that their task file declares."""
+        answer, change = await asking, task.usd_per_call(now()) - task.teacher.usd_per_call
+        return answer.model_copy(update={"cost_usd": max(0.0, answer.cost_usd + change)}) if change else answer
 
     async def ask_student(self, request: InferenceRequested, task: Task, student: StudentRoute) -> _Said:
         """The student's answer within the task's time for students."""
@@ -202,7 +212,7 @@ class _Call:
             cost_usd=sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
             teacher_cost_usd=teacher.answer.cost_usd
             if teacher is not None and teacher.answer is not None
-            else self._task.teacher.usd_per_call,
+            else self._task.usd_per_call(now()),
             latency_ms=(time.perf_counter() - self._started) * 1000,
         )
         return Answered(completed, lambda: self._audits(completed))

@@ -302,7 +302,7 @@ def _cost(event: StudentTrained | TrainingFailed, task: Task, cpu_seconds: float
         task=task.name,
         cause_id=event.job_id,
         kind="training",
-        usd=cpu_seconds / 3600 * task.budget.usd_per_cpu_hour,
+        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(event.time),
         cpu_seconds=cpu_seconds,
         note=event.architecture,
     )

@@ -14,7 +14,7 @@ from opentelemetry import trace
 
 from services.validator.verdicts import Verdicts
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Job, JobQueue, read_json, run_process, write_json
-from stillhouse.events import Condition, CostIncurred, Event, Measured, StudentEvaluated, StudentTrained, follow_id
+from stillhouse.events import Condition, CostIncurred, Event, Measured, StudentEvaluated, StudentTrained, follow_id, now
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.telemetry import names
@@ -275,7 +275,7 @@ def _cost(task: Task, student: StudentTrained, look: str, kind: str, cpu_seconds
         task=task.name,
         cause_id=look,
         kind="gate",
-        usd=cpu_seconds / 3600 * task.budget.usd_per_cpu_hour,
+        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(now()),
         cpu_seconds=cpu_seconds,
         note=f"{kind} gate of {student.student_id}",
     )

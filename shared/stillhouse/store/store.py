@@ -1,4 +1,4 @@
-"""The store: examples, audits, ledger, routes, evaluations and reviews, as Delta tables under one folder."""
+"""The store: examples, audits, ledger, routes, decisions, evaluations and reviews, as Delta tables in one folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from stillhouse.events import RouteChanged, Sample
 from stillhouse.store.erasure import Erased, Erasures, Found, group_mark, request_mark
 from stillhouse.store.reviewed import apply_reviews
-from stillhouse.store.rows import AuditRow, CaseRow, EvaluationRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
+from stillhouse.store.rows import (
+    AuditRow,
+    CaseRow,
+    DecisionRow,
+    EvaluationRow,
+    ExampleRow,
+    LedgerRow,
+    ReviewRow,
+    RouteRow,
+)
 from stillhouse.store.tables import Table, Transaction, literal
 
 if TYPE_CHECKING:
@@ -22,9 +31,9 @@ class Store:
 
     Safe for several threads and processes. `append_*` may be called with rows that are there already: they give the
     ids of those that were not. Examples, audits and ledger entries with one id may be up to 10 minutes apart (an audit
-    holds a teacher's answer that its request's own answer held before), routes, verdicts and reviews any time.
-    `transaction` names the application and version of the whole batch (see `Table.append`). Reads give typed columns
-    also where nothing was ever written. A `task_key` is `<tenant>/<task>`.
+    holds a teacher's answer that its request's own answer held before), all other rows any time. `transaction` names
+    the application and version of the whole batch (see `Table.append`). Reads give typed columns also where nothing was
+    ever written. A `task_key` is `<tenant>/<task>`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,6 +45,7 @@ class Store:
         self._evaluations = Table(root / "evaluations", EvaluationRow, spread=None)
         self._cases = Table(root / "cases", CaseRow)
         self._reviews = Table(root / "reviews", ReviewRow, spread=None)
+        self._decisions = Table(root / "decisions", DecisionRow, spread=None)
         self._erasures = Erasures(root / "erased.json")
 
     def append_examples(self, rows: Sequence[ExampleRow], *, transaction: Transaction | None = None) -> set[str]:
@@ -65,6 +75,10 @@ class Store:
     def append_reviews(self, rows: Sequence[ReviewRow], *, transaction: Transaction | None = None) -> set[str]:
         """Ids of the new reviews. What was erased stays erased."""
         return self._reviews.append(rows, transaction, keep=self._erasures.spares)
+
+    def append_decisions(self, rows: Sequence[DecisionRow], *, transaction: Transaction | None = None) -> set[str]:
+        """Ids of the new decisions."""
+        return self._decisions.append(rows, transaction)
 
     def examples(
         self,
@@ -136,6 +150,10 @@ class Store:
     def evaluations(self, task_key: str) -> pa.Table:
         """Verdicts in order of time."""
         return self._evaluations.read(_of(task_key)).sort_by(_order("time", "evaluation_id"))
+
+    def decisions(self, task_key: str) -> pa.Table:
+        """What was decided about a task, in order of time."""
+        return self._decisions.read(_of(task_key)).sort_by(_order("time", "event_id"))
 
     def routes(self, task_key: str) -> pa.Table:
         """The history of a task's route, in order of version."""

@@ -13,6 +13,7 @@ from stillhouse.tasks.comparators.settings import Embedding
 from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
+from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
 
 
 class TaskFileError(Exception):
@@ -36,12 +37,18 @@ def load_task(path: Path) -> Task:
 
 
 def load_tasks(folder: Path) -> dict[str, Task]:
-    """Every `*.toml` of a folder, by `<tenant>/<task>`."""
+    """Every `*.toml` of a folder, by `<tenant>/<task>`, with the prices of its `prices.toml` where it has one."""
     if not folder.is_dir():
         raise TaskFileError(f"{folder}: no such folder; put task files there or set STILLHOUSE_TASKS.")
+    try:
+        prices = load_prices(folder)
+    except PriceFileError as error:
+        raise TaskFileError(str(error)) from None
     tasks: dict[str, Task] = {}
     for path in sorted(folder.glob("*.toml")):
-        task = load_task(path)
+        if path.name == PRICES_FILE:
+            continue
+        task = load_task(path).model_copy(update={"prices": prices})
         if task.key in tasks:
             raise TaskFileError(f"{path}: task {task.key!r} is declared twice; rename one of them.")
         tasks[task.key] = task
