@@ -49,6 +49,7 @@ def test_defaults_and_the_seed_path_starts_at_the_file(tmp_path) -> None:
         ("usd_per_call = 0.1", "", "teacher.usd_per_call: the key is missing"),
         ("usd_per_call = 0.1", "usd_per_call = 0.1\ncolour = 1", "teacher.colour: there is no such key"),
         ('"hashed_ngrams"', '"gpt"', "student.0.architecture"),
+        ("[teacher]", "[review]\nrandom_share = 2\n[teacher]", "review.random_share"),
         ("[teacher]", "[techer]", "unknown table [techer]"),
         ('name = "t"', 'name = "t', "not valid TOML"),
         ("seed.jsonl", "none.jsonl", "does not exist"),
