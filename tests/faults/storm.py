@@ -24,7 +24,7 @@ from stillhouse.bus import producer_options
 from stillhouse.embedded.ports import free_port
 from stillhouse.events import SERVICES
 from tests.faults.llm import SlowLlm
-from tests.faults.load import Load
+from tests.faults.load import Load, Sent
 from tests.faults.outside import (
     live_student,
     recorded,
@@ -64,6 +64,11 @@ class Storm:
         self._say = say
         self.faults: Counter[str] = Counter()
         self.logs_ended: list[float] = []
+
+    def took(self, sent: Sent) -> bool:
+        """Whether an answer may have gone with a log. Its sender may have heard it just after the log's end."""
+        made = sent.completed.time.timestamp() if sent.completed else sent.at
+        return any(0 <= end - at < UNREAD_S for end in self.logs_ended for at in (made, sent.at))
 
     async def rage(self, seconds: float) -> None:
         """One fault after the other, 2 to 8 seconds apart."""
@@ -159,11 +164,7 @@ async def _play(platform: Platform, llm: SlowLlm, seconds: float, seed: int, say
         errors = Counter(
             sent.completed.failure.code for sent in load.sent.values() if sent.completed and sent.completed.failure
         )
-        gone = {
-            request_id
-            for request_id, sent in load.answered().items()
-            if any(0 <= end - sent.at < UNREAD_S for end in raging.logs_ended)
-        }
+        gone = {request_id for request_id, sent in load.answered().items() if raging.took(sent)}
         try:
             await recorded(platform, load, gone)
         except AssertionError as error:
