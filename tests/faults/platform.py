@@ -26,7 +26,7 @@ from stillhouse.settings import Redis, Settings
 from stillhouse.store import Store
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0  # for anything that must happen: machines that run tests are busy
+PATIENCE_S = 240.0  # for anything that must happen: machines that run tests are busy
 
 
 async def until(

@@ -156,7 +156,7 @@ async def _play(platform: Platform, llm: SlowLlm, seconds: float, seed: int, say
         try:
             await load.settled(300)
             after = await load.send(20)
-            await load.settled(120)
+            await load.settled(300)
             if not all(sent.answered for sent in after):
                 wrong.append("requests after the storm are not answered")
         except AssertionError as error:
