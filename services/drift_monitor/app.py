@@ -24,7 +24,7 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     tasks = load_tasks(settings.tasks)
     redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
-    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "drift-monitor.jsonl")
     states = States(redis, Store(settings.home / "store"), settings.drift_monitor_window)
     broker.context.set_global("redis", redis)
     broker.context.set_global("watching", Watching(tasks, states, said.say))

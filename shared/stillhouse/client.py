@@ -147,7 +147,7 @@ class Client:
         """Drift alarms, and their ends, from now on: of one task, or of all of the tenant's. Ends with the client."""
         consumer = await _from_now_on(self._settings.kafka, (DriftDetected.TYPE, DriftCleared.TYPE))
         self._listening.add(consumer)
-        told: set[str] = set()  # a new log is read from its beginning, and says again what the old one had said
+        told: set[str] = set()  # an embedded broker's new log is read from its beginning, and may say them again
         try:
             async for record in consumer:
                 try:

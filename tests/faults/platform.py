@@ -170,6 +170,18 @@ class Platform:
         await self.valkey.ended()
         await self.valkey.start(timeout=60)
 
+    async def power_cut(self) -> None:
+        """kill -9 of everything at once; then all of it again, in no order."""
+        running = [member for member in self.members.values() if member.pid is not None]
+        broker, valkey = self.broker.pid, self.valkey.pid
+        assert broker is not None
+        assert valkey is not None
+        for pid in (*(member.pid for member in running), broker, valkey):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type]
+        await asyncio.gather(self.broker.ended(), self.valkey.ended())
+        await asyncio.gather(self.broker.start(timeout=60), self.valkey.start(timeout=60))
+
     async def flush_redis(self) -> None:
         async with self.redis() as redis:
             await redis.flushall()

@@ -33,7 +33,7 @@ from tests.faults.outside import (
     unsound_store,
     unsound_tests,
 )
-from tests.faults.platform import Platform, copy_models
+from tests.faults.platform import Platform, copy_models, until
 from tests.faults.world import fit, write_tasks
 
 EXTRA_ROUTERS = 3
@@ -44,6 +44,7 @@ WEIGHTS = {
     "another router": 3,
     "one router less": 2,
     "broker": 1,
+    "power": 1,
     "valkey": 1,
     "flush": 1,
     "poison": 2,
@@ -107,6 +108,10 @@ class Storm:
                 self.logs_ended.append(time.time())
                 self._say(f"kill -9 broker; a new, empty one after {2 * choice:.1f} s")
                 await platform.restart_broker(2 * choice)
+            case "power":
+                self.logs_ended.append(time.time())
+                self._say("power cut: kill -9 of everything at once")
+                await platform.power_cut()
             case "valkey":
                 self._say("kill -9 valkey, and start it again")
                 await platform.restart_valkey()
@@ -159,6 +164,9 @@ async def _play(platform: Platform, llm: SlowLlm, seconds: float, seed: int, say
             await load.settled(300)
             if not all(sent.answered for sent in after):
                 wrong.append("requests after the storm are not answered")
+            async with load.running(8, "fast"):
+                await until(lambda: live_student(platform), "the loop goes on: a student is live", 600, every=1.0)
+            await load.settled(300)
         except AssertionError as error:
             wrong.append(str(error))
         errors = Counter(
