@@ -27,7 +27,7 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
     store = Store(settings.home / "store")
-    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "drift-monitor.jsonl")
     states = States(redis, store, settings.drift_monitor_window)
     looking = Looking(tasks, InputStates(redis), store, said.say)
     broker.context.set_global("redis", redis)

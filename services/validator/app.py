@@ -31,7 +31,7 @@ def build_app(settings: ValidatorSettings) -> Service:
     redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "validator")
-    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "validator.jsonl")
     queue = JobQueue(redis, "gates")
     verdicts = Verdicts(store, said.say, settings.home)
     gates = Gates(

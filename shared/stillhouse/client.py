@@ -160,7 +160,7 @@ class Client:
             self._settings.kafka, (DriftDetected.TYPE, DriftSuspected.TYPE, DriftCleared.TYPE)
         )
         self._listening.add(consumer)
-        told: set[str] = set()  # a new log is read from its beginning, and says again what the old one had said
+        told: set[str] = set()  # an embedded broker's new log is read from its beginning, and may say them again
         try:
             async for record in consumer:
                 try:
