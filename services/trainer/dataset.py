@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from stillhouse.events import DatasetRef
 
 SELECT_SHARE: Final = 0.15
-REPLAY_SHARE: Final = 0.3  # of the training data, kept for what was learnt before a drift
 FEWEST_TEXTS: Final = 50
 
 Split = Literal["train", "select"]
@@ -46,18 +45,26 @@ class Chosen:
 
 
 def choose(
-    rows: Sequence[dict[str, Any]], *, largest: int, since: datetime | None, by_group: bool = False
+    rows: Sequence[dict[str, Any]],
+    *,
+    largest: int,
+    since: datetime | None,
+    replay_share: float = 0.3,
+    fewest: int = 0,
+    by_group: bool = False,
 ) -> list[Chosen]:
     """Which examples make the dataset, oldest first.
 
     `rows` hold `COLUMNS`. Policy answers are left out; of examples with one normalised text the newest stands for all.
-    At most `largest` texts are used: the newest, of which up to 30 % are from before `since` (replay), so that a
-    student trained after a drift still knows what came before. Raises `DataError` for fewer than 50 texts or 2 answers.
+    At most `largest` texts are used, the newest. After a drift (`since`), up to `replay_share` of them are from before
+    it, so that the student still knows what came before, and not more, so that it learns what came after; only where
+    there are fewer than `fewest` texts in all, older ones fill up. Raises `DataError` for fewer than 50 texts or 2
+    answers.
     """
     kept = [row for row in rows if row["provenance"] != "policy"]
     weights = Counter(row["input_sha256"] for row in kept)
     newest = {row["input_sha256"]: row for row in sorted(kept, key=_order)}
-    texts = _mix(sorted(newest.values(), key=_order), largest, since)
+    texts = _mix(sorted(newest.values(), key=_order), largest, since, replay_share, fewest)
     if len(texts) < FEWEST_TEXTS:
         raise DataError(f"Only {len(texts)} distinct texts are recorded; {FEWEST_TEXTS} are needed to train.")
     if len({row["output"] for row in texts}) < 2:
@@ -115,15 +122,19 @@ def _order(row: dict[str, Any]) -> tuple[datetime, str]:
     return row["time"], row["example_id"]
 
 
-def _mix(texts: list[dict[str, Any]], largest: int, since: datetime | None) -> list[dict[str, Any]]:
-    if len(texts) <= largest or since is None:
+def _mix(
+    texts: list[dict[str, Any]], largest: int, since: datetime | None, share: float, fewest: int
+) -> list[dict[str, Any]]:
+    if since is None:
         return texts[-largest:]
     old = [row for row in texts if row["time"] <= since]
     new = [row for row in texts if row["time"] > since]
-    replayed = min(len(old), max(largest - len(new), round(REPLAY_SHARE * largest)))
+    room = min(len(old), round(share * largest))
+    new = new[-max(1, largest - room) :]
+    replayed = max(round(share / (1 - share) * len(new)), fewest - len(new))
     # By hash, not by age: replay must cover everything that was ever asked, and be the same when repeated.
-    old = sorted(sorted(old, key=lambda row: row["input_sha256"])[:replayed], key=_order)
-    return old + new[-(largest - replayed) :]
+    kept = sorted(old, key=lambda row: row["input_sha256"])[: min(replayed, largest - len(new))]
+    return sorted(kept, key=_order) + new
 
 
 def _select(texts: list[dict[str, Any]], by_group: bool) -> set[str]:

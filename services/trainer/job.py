@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow.parquet as pq
 
 from services.trainer.dataset import DataError, choose, freeze
+from services.trainer.remedy import candidate_with
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
@@ -64,7 +65,7 @@ def main(folder: Path) -> int:
 def _train(folder: Path) -> None:
     job: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     task, home = Task.model_validate(job["task"]), Path(job["home"])
-    candidate, student_id = task.students[job["rung"]], str(job["student_id"])
+    candidate, student_id = candidate_with(task.students[job["rung"]], job.get("changes", {})), str(job["student_id"])
     if job.get("batch_size"):  # halved after each time that memory ran out
         candidate = candidate.model_copy(update={"batch_size": int(job["batch_size"])})
     report = _Progress(folder)
@@ -151,7 +152,14 @@ def _data(
     if frozen is None:
         since = datetime.fromisoformat(job["since"]) if job.get("since") else None
         by_group = task.group_by == "group"
-        chosen = choose(rows, largest=task.budget.max_train_examples, since=since, by_group=by_group)
+        chosen = choose(
+            rows,
+            largest=task.budget.max_train_examples,
+            since=since,
+            replay_share=task.drift.replay_share,
+            fewest=task.budget.min_new_examples,
+            by_group=by_group,
+        )
         dataset = freeze(chosen, home / "datasets", cutoff)
         write_json(folder / "dataset.json", dataset.model_dump(mode="json"))
     else:

@@ -108,6 +108,7 @@ def train(
     shown = [featuriser.ids(prepare(text.text)) for text in select]
     soft, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
     answers = hard_targets(select, labels)
+    alphas = _alphas(candidate, labels)[hard] if candidate.class_alpha else candidate.alpha
 
     with _torch_set_up(threads):
         torch.manual_seed(seed)
@@ -142,7 +143,13 @@ def train(
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _schedule(step, steps)
                 logits = module(*_inputs([seen[i] for i in batch], tokens))
-                loss = soft_target_loss(logits, soft[batch], hard[batch], candidate.temperature, candidate.alpha)
+                loss = soft_target_loss(
+                    logits,
+                    soft[batch],
+                    hard[batch],
+                    candidate.temperature,
+                    alphas if isinstance(alphas, float) else alphas[batch],
+                )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -181,6 +188,11 @@ def train(
         tokenizer=tokenizer,
         select_texts=tuple(text.text for text in select),
     )
+
+
+def _alphas(candidate: StudentCandidate, labels: Sequence[str]) -> Tensor:
+    """The weight of hard labels for each label, float32 [labels]."""
+    return torch.tensor([candidate.class_alpha.get(label, candidate.alpha) for label in labels])
 
 
 def batches(seen: Sequence[NDArray[np.int64]], size: int, seed: int) -> Iterator[Tensor]:
