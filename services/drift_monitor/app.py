@@ -30,10 +30,17 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     states = States(redis, store, settings.drift_monitor_window)
     looking = Looking(tasks, InputStates(redis), store, say)
     broker.context.set_global("redis", redis)
-    broker.context.set_global("watching", Watching(tasks, states, looking, say))
+    watching = Watching(tasks, states, looking, say)
+    broker.context.set_global("watching", watching)
     broker.include_router(build_router(settings.kafka))
 
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    return Service(name="drift-monitor", broker=broker, on_stop=[redis.aclose], ready={"redis": redis_ready})
+    return Service(
+        name="drift-monitor",
+        broker=broker,
+        background=[watching.ask_regularly],
+        on_stop=[redis.aclose],
+        ready={"redis": redis_ready},
+    )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 
-from services.trainer.dataset import DataError, choose, freeze
+from services.trainer.dataset import DataError, choose, freeze, replay_weight
 from services.trainer.remedy import candidate_with
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
@@ -147,31 +147,36 @@ def _data(
     from stillhouse.distill.data import LabelledText
 
     cutoff = datetime.fromisoformat(job["cutoff"])
+    since = datetime.fromisoformat(job["since"]) if job.get("since") else None
     rows: list[dict[str, Any]] = Store(home / "store").examples(task.key, until=cutoff).to_pylist()
     frozen = read_json(folder / "dataset.json")
     if frozen is None:
-        since = datetime.fromisoformat(job["since"]) if job.get("since") else None
         by_group = task.group_by == "group"
         chosen = choose(
             rows,
             largest=task.budget.max_train_examples,
             since=since,
             replay_share=task.drift.replay_share,
-            fewest=task.budget.min_new_examples,
             by_group=by_group,
         )
         dataset = freeze(chosen, home / "datasets", cutoff)
         write_json(folder / "dataset.json", dataset.model_dump(mode="json"))
     else:
         dataset = DatasetRef.model_validate(frozen)
-    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split"])
+    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split", "time"])
+    frozen_rows = table.to_pylist()
+    times = [row["time"] for row in frozen_rows if row["split"] == "train"]
+    replayed = replay_weight(times, since, task.drift.replay_share)
     by_id = {row["example_id"]: row for row in rows}
     texts: dict[str, list[LabelledText]] = {"train": [], "select": []}
-    for example_id, split in zip(table["example_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-        row = by_id.get(example_id)
+    for entry in frozen_rows:
+        row = by_id.get(entry["example_id"])
         if row is None or row["output"] not in task.labels:
             continue  # erased since, or answered with a label that the task no longer has
-        texts[split].append(LabelledText(row["input"], row["output"], _distribution(row["distribution"])))
+        weight = replayed if since is not None and entry["time"] <= since else 1.0
+        if weight > 0:
+            distribution = _distribution(row["distribution"])
+            texts[entry["split"]].append(LabelledText(row["input"], row["output"], distribution, weight))
     if not texts["train"] or not texts["select"]:
         raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
     newest = max(rows, key=lambda row: row["time"])

@@ -108,6 +108,8 @@ def train(
     shown = [featuriser.ids(prepare(text.text)) for text in select]
     soft, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
     answers = hard_targets(select, labels)
+    # None and not ones: the mean of a batch is then computed as it always was, to the bit.
+    weights = None if len({text.weight for text in train}) == 1 else torch.tensor([text.weight for text in train])
     alphas = _alphas(candidate, labels)[hard] if candidate.class_alpha else candidate.alpha
 
     with _torch_set_up(threads):
@@ -149,6 +151,7 @@ def train(
                     hard[batch],
                     candidate.temperature,
                     alphas if isinstance(alphas, float) else alphas[batch],
+                    None if weights is None else weights[batch],
                 )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

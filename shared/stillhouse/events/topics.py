@@ -52,7 +52,7 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 
 
 CATALOGUE: Final[tuple[Topic, ...]] = (
-    _by_request(InferenceRequested, 1, ("client", "cli"), ("router",)),
+    _by_request(InferenceRequested, 1, ("client", "cli", "drift-monitor"), ("router",)),
     _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(
         InferenceAudited.TYPE,

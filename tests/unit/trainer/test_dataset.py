@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.dataset import DataError, choose, freeze
+from services.trainer.dataset import DataError, choose, freeze, replay_weight
 from tests.unit.trainer.tasks import at
 
 
@@ -74,26 +74,28 @@ def test_after_a_drift_old_texts_are_replayed_beside_the_new() -> None:
     assert (len(chosen), len(old)) == (300, 90)
     # Replay is spread over all that was before, not only its end.
     assert min(item.time for item in old) < at(100)
-    # Also where everything would fit: what came before must not drown what is true now.
-    ample = choose(rows, largest=10_000, since=at(799))
-    assert sum(item.time > at(799) for item in ample) == 200
-    assert len(ample) == 286
-    assert sum(item.split == "train" for item in ample if item.time > at(799)) == 157
-    few_new = choose(rows, largest=300, since=at(949), fewest=120)
-    assert (len(few_new), sum(item.time > at(949) for item in few_new)) == (120, 50)
-    assert all(item.time > at(799) for item in choose(rows, largest=300, since=at(799), replay_share=0.0))
+    few_new = choose(rows, largest=300, since=at(949))
+    assert sum(item.time > at(949) for item in few_new) == 50
 
 
-@given(st.integers(60, 300), st.integers(0, 300), st.integers(50, 400), st.floats(0, 0.9), st.integers(0, 300))
-@settings(max_examples=50, deadline=None)
-def test_replay_never_takes_more_than_its_share_nor_more_than_fits(n, cut, largest, share, fewest) -> None:
-    chosen = choose(
-        [row(i) for i in range(n)], largest=largest, since=at(cut), replay_share=share, fewest=max(60, fewest)
-    )
-    new = sum(item.time > at(cut) for item in chosen)
-    assert len(chosen) <= max(largest, 1)
-    assert len(chosen) - new <= max(share / (1 - share) * new + 1, max(60, fewest) - new)
-    assert len({item.example_id for item in chosen}) == len(chosen)
+def test_after_a_drift_most_of_what_is_new_teaches() -> None:
+    rows = [row(n) for n in range(3000)]
+    chosen = choose(rows, largest=10_000, since=at(2199))
+    assert len(chosen) == 3000
+    new = [item for item in chosen if item.time > at(2199)]
+    assert (len(new), sum(item.split == "select" for item in new)) == (800, 120)
+    assert sum(item.split == "select" for item in choose(rows, largest=10_000, since=at(2949))) == 100
+    assert sum(item.split == "select" for item in choose(rows[:300], largest=10_000, since=at(249))) == 45
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0, 0.9))
+@settings(deadline=None)
+def test_replayed_texts_weigh_their_share_at_most_and_never_more_than_new_ones(old, new, share) -> None:
+    weight = replay_weight([at(n) for n in range(old + new)], at(old - 0.5), share)
+    assert 0.0 <= weight <= 1.0
+    if old and new:
+        assert weight * old <= share * (weight * old + new) + 1e-9
+    assert replay_weight([at(n) for n in range(old + new)], None, share) == 1.0
 
 
 def test_freezing_twice_gives_one_file_named_by_content_and_without_text(tmp_path) -> None:
