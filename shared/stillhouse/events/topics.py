@@ -53,7 +53,7 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 
 
 CATALOGUE: Final[tuple[Topic, ...]] = (
-    _by_request(InferenceRequested, 1, ("client", "cli", "router"), ("router",)),
+    _by_request(InferenceRequested, 1, ("client", "cli", "router", "drift-monitor"), ("router",)),
     _by_request(InferenceParked, 32, ("router",), ("router",)),
     _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(

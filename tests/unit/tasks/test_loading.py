@@ -117,3 +117,10 @@ def test_a_task_declared_twice_is_refused(tmp_path) -> None:
     (tmp_path / "u.toml").write_text(GOOD)
     with pytest.raises(TaskFileError, match="declared twice"):
         load_tasks(tmp_path)
+
+
+def test_a_class_alpha_names_labels_of_the_task(tmp_path) -> None:
+    assert load_task(write(tmp_path, GOOD + "class_alpha = { a = 0.9 }\n")).students[0].class_alpha == {"a": 0.9}
+    for line, sentence in (("{ c = 0.9 }", "'c', which is not in labels"), ("{ a = 2 }", "less than or equal to 1")):
+        with pytest.raises(TaskFileError, match=sentence):
+            load_task(write(tmp_path, GOOD + f"class_alpha = {line}\n"))
