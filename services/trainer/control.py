@@ -18,6 +18,8 @@ from stillhouse.tasks import Task
 
 WINDOW_DAYS: Final = 7  # traffic has a weekly rhythm
 FRESH_S: Final = 600.0  # so long an outlook holds: it takes a week of the ledger
+MOST_ROWS: Final = 200_000  # taken into memory: a busy task is measured over less than a week
+LEAST: Final = timedelta(minutes=10)
 FEWEST: Final = 50  # requests, without which a rate says nothing
 LEASE_S: Final = 3600.0  # routers give back what is older; here it is only looked at
 ONCE: Final = frozenset({"training", "gate", "backfill"})
@@ -84,6 +86,8 @@ class BudgetControl:
         if kept is not None and kept[1] == live and abs((now - kept[0]).total_seconds()) < FRESH_S:
             return kept[2], kept[3]
         since = begin_of("day", now) - timedelta(days=WINDOW_DAYS)
+        while now - since > LEAST and await asyncio.to_thread(self._store.count_ledger, task.key, since) > MOST_ROWS:
+            since = now - (now - since) / 2
         columns = ["time", "kind", "purpose", "usd", "teacher_usd", "served_by"]
         table = await asyncio.to_thread(self._store.ledger, task.key, since)
         rows = await asyncio.to_thread(table.select(columns).to_pylist)
@@ -98,7 +102,7 @@ class BudgetControl:
 
 
 def usage_of(rows: list[Mapping[str, Any]], now: datetime, *, measured: bool) -> Usage | None:
-    """What ledger entries say of a task; None: too few requests. `measured`: the student that serves has its coverage."""
+    """What ledger entries say of a task; None: too few requests. `measured`: a student serves, the coverage is its."""
     answered = [row for row in rows if _is_request(row)]
     if len(answered) < FEWEST:
         return None
