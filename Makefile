@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down test test-slow test-all lint types schemas clean
+.PHONY: help venv demo up down test test-slow test-all lint types schemas bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ types: $(STAMP) ## mypy, strict
 
 schemas: $(STAMP) ## Write the JSON Schemas and the AsyncAPI document anew
 	$(BIN)/python -m stillhouse.bus.asyncapi
+
+bench: $(STAMP) ## Benchmarks: the short ones, or NAME=... [QUICK=1] [DATA=FILE OUT=FILE] [REPORT=FILE]
+	$(BIN)/python -m tests.benchmarks $(NAME) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) \
+		$(if $(REPORT),--report $(REPORT))
 
 clean: ## Remove the environment and everything the platform wrote
 	rm -rf $(VENV) .stillhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -131,6 +131,15 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
                     ),
                     (f"max by (task) ({n.AUDIT_SHARE}{{{TASK}}})", "{{task}} planned"),
                 ),
+                _series(
+                    "Suspicions of drift per hour, and share of novel texts",
+                    "none",
+                    (
+                        f"sum by (task, kind) (increase({n.DRIFT_SUSPICIONS}{{{TASK}}}[1h]))",
+                        "{{task}} {{kind}}",
+                    ),
+                    (f"max by (task) ({n.NOVEL_SHARE}{{{TASK}}})", "{{task}} novel"),
+                ),
             ],
         ),
         (

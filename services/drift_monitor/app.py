@@ -6,11 +6,14 @@ from functools import partial
 from typing import Final
 
 from services.drift_monitor.handlers import build_router
+from services.drift_monitor.input_states import InputStates
+from services.drift_monitor.looking import Looking
 from services.drift_monitor.settings import DriftMonitorSettings
 from services.drift_monitor.states import States
 from services.drift_monitor.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -23,12 +26,21 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     tasks = load_tasks(settings.tasks)
     redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
-    states = States(redis, Store(settings.home / "store"), settings.drift_monitor_window)
+    store = Store(settings.home / "store")
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    states = States(redis, store, settings.drift_monitor_window)
+    looking = Looking(tasks, InputStates(redis), store, said.say)
     broker.context.set_global("redis", redis)
-    broker.context.set_global("watching", Watching(tasks, states, partial(publish, broker, source=SOURCE)))
+    broker.context.set_global("watching", Watching(tasks, states, looking, said.say))
     broker.include_router(build_router(settings.kafka))
 
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    return Service(name="drift-monitor", broker=broker, on_stop=[redis.aclose], ready={"redis": redis_ready})
+    return Service(
+        name="drift-monitor",
+        broker=broker,
+        background=[said.repeat],
+        on_stop=[redis.aclose],
+        ready={"redis": redis_ready},
+    )

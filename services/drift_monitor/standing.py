@@ -18,6 +18,8 @@ class Standing(BaseModel):
     version: int = 0
     time: AwareDatetime = datetime.min.replace(tzinfo=UTC)
     live: str | None = None
+    since: AwareDatetime | None = None  # when that student went live
+    audit_pi: float | None = None  # where the route asks for more audits than the task
     alarmed: str | None = None  # the student whose alarm is not cleared
     traceparent: str | None = None
 
@@ -36,6 +38,8 @@ def routed(standing: Standing, route: RouteChanged, traceparent: str | None = No
         version=route.version,
         time=route.time,
         live=live,
+        since=route.live.since if route.live else None,
+        audit_pi=route.audit_pi,
         alarmed=None if live not in (None, standing.alarmed) else standing.alarmed,
         traceparent=traceparent if live != standing.live else standing.traceparent,
     )

@@ -1,4 +1,4 @@
-"""Follows routes and audits; says `drift.detected` and `drift.cleared`, each once."""
+"""Follows routes, audits and answers; says `drift.detected` and `drift.cleared`, each once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Protocol
 import structlog
 from opentelemetry import trace
 
+from services.drift_monitor.looking import Looking
 from services.drift_monitor.standing import Standing, alarmed, cleared, concerns, routed
 from services.drift_monitor.states import States
 from services.drift_monitor.watch import alarm
-from stillhouse.events import Event, InferenceAudited, RouteChanged
+from stillhouse.events import Event, InferenceAudited, InferenceCompleted, RouteChanged
 from stillhouse.tasks import Task
 from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
@@ -32,9 +33,10 @@ class Publish(Protocol):
 class Watching:
     """One sequential test for each live student. An event is published before it is marked as said."""
 
-    def __init__(self, tasks: Mapping[str, Task], states: States, publish: Publish) -> None:
+    def __init__(self, tasks: Mapping[str, Task], states: States, looking: Looking, publish: Publish) -> None:
         self._tasks = tasks
         self._states = states
+        self._looking = looking
         self._publish = publish
         # Audits and routes come by different subscriptions; no alarm may overtake the route that replaces its student.
         self._one_at_a_time = asyncio.Lock()
@@ -51,6 +53,18 @@ class Watching:
             async with self._one_at_a_time:
                 await self._count(self._tasks[task_key], student_id, of_student)
 
+    async def completed(self, events: Sequence[InferenceCompleted]) -> None:
+        """Look at a batch of answers, for what can be seen without labels."""
+        by_task: dict[str, list[InferenceCompleted]] = {}
+        for event in events:
+            if event.task_key in self._tasks and event.purpose == "serve" and event.student is not None:
+                by_task.setdefault(event.task_key, []).append(event)
+        for task_key, of_task in by_task.items():
+            async with self._one_at_a_time:
+                standing = await self._states.standing(task_key)
+                if standing.live not in (None, standing.alarmed):
+                    await self._looking.completed(self._tasks[task_key], standing, of_task)
+
     async def _count(self, task: Task, student_id: str, audits: Sequence[InferenceAudited]) -> None:
         standing = await self._states.standing(task.key)
         concerning = [audit for audit in audits if concerns(standing, audit)]
@@ -59,6 +73,8 @@ class Watching:
         state = await self._states.add(task, student_id, concerning)
         metrics().drift_statistic.labels(task.key).set(state.test.statistic)
         if not state.test.alarm:
+            if student_id == standing.live:
+                await self._looking.audited(task, standing, concerning, state.test.n)
             return
         if not state.announced:
             event = alarm(state, concerning[-1])
@@ -92,6 +108,7 @@ class Watching:
             after = await self._states.change(route.task_key, lambda standing: routed(standing, route, traceparent))
             if before.live is not None and before.live != after.live:
                 await self._states.retire(route.task_key, before.live)
+                await self._looking.retire(route.task_key, before.live)
                 metrics().drift_statistic.labels(route.task_key).set(0.0)
 
 

@@ -14,6 +14,7 @@ from stillhouse.events import (
     BudgetEvaluated,
     CostIncurred,
     DriftDetected,
+    ExampleReviewed,
     InferenceAudited,
     InferenceCompleted,
     RouteChanged,
@@ -38,6 +39,11 @@ async def on_audited(message: KafkaMessage, recorder: Records) -> None:
 async def on_costs(message: KafkaMessage, recorder: Records) -> None:
     """Overheads are in the ledger."""
     await recorder.costs(await decode_batch(message, CostIncurred))
+
+
+async def on_reviews(message: KafkaMessage, recorder: Records) -> None:
+    """What people said about examples corrects the store."""
+    await recorder.reviews(await decode_batch(message, ExampleReviewed))
 
 
 async def on_routes(message: KafkaMessage, recorder: Records) -> None:
@@ -83,6 +89,7 @@ def build_router(kafka: Kafka) -> KafkaRouter:
         (InferenceAudited.TYPE, on_audited),
         (CostIncurred.TYPE, on_costs),
         (RouteChanged.TYPE, on_routes),
+        (ExampleReviewed.TYPE, on_reviews),
         (BudgetEvaluated.TYPE, on_budget),
         (DriftDetected.TYPE, on_drift),
         (StudentTrained.TYPE, on_trained),

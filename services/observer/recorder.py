@@ -16,10 +16,11 @@ from services.observer.recording import (
     cost_entry,
     decision_row,
     recorded,
+    review_row,
     route_row,
 )
 from stillhouse.bus.metering import Meter
-from stillhouse.events import CostIncurred, Event, InferenceAudited, InferenceCompleted, RouteChanged
+from stillhouse.events import CostIncurred, Event, ExampleReviewed, InferenceAudited, InferenceCompleted, RouteChanged
 from stillhouse.store import Store
 from stillhouse.store.rows import ExampleRow, LedgerRow
 from stillhouse.tasks import Task
@@ -116,6 +117,12 @@ class Recorder:
         events = [self._others.restore(event, event.id) for event in events]
         if events:
             new = await asyncio.to_thread(self._store.append_routes, [route_row(event) for event in events])
+            await self._say([], set(), len(new), len(events), {})
+
+    async def reviews(self, events: Sequence[ExampleReviewed]) -> None:
+        """What people said; in whatever order it comes, the latest by its own time holds."""
+        if events:
+            new = await asyncio.to_thread(self._store.append_reviews, [review_row(event) for event in events])
             await self._say([], set(), len(new), len(events), {})
 
     async def decisions(self, events: Sequence[Event]) -> None:

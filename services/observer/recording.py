@@ -6,7 +6,6 @@ Ids follow from the request's or the cause's, so the same event always gives the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from stillhouse.events import (
     CostIncurred,
     Event,
     ExampleRecorded,
+    ExampleReviewed,
     InferenceAudited,
     InferenceCompleted,
     Provenance,
@@ -24,8 +24,8 @@ from stillhouse.events import (
     Sample,
     follow_id,
 )
-from stillhouse.store.redaction import input_hash, redact
-from stillhouse.store.rows import AuditRow, DecisionRow, ExampleRow, LedgerRow, RouteRow
+from stillhouse.store.redaction import input_hash, redact, stored_group
+from stillhouse.store.rows import AuditRow, DecisionRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
 from stillhouse.tasks import Task
 
 # The teacher answers these whatever the student would have said.
@@ -137,7 +137,7 @@ def audit_row(audited: InferenceAudited) -> AuditRow:
         student_error=redact(audited.student_error).text if audited.student_error else None,
         route_version=audited.route_version,
         overhead_usd=_finite(audited.overhead_usd),
-        group=_group(audited.group),
+        group=stored_group(audited.group) if audited.group is not None else None,
     )
 
 
@@ -190,6 +190,29 @@ def route_row(route: RouteChanged) -> RouteRow:
     )
 
 
+def review_row(reviewed: ExampleReviewed) -> ReviewRow:
+    """A person's verdict, under the event's id."""
+    return ReviewRow(
+        review_id=reviewed.id,
+        time=reviewed.time,
+        tenant=reviewed.tenant,
+        task=reviewed.task,
+        case_id=reviewed.case_id,
+        example_id=reviewed.example_id,
+        request_id=reviewed.request_id,
+        input_sha256=reviewed.input_sha256,
+        reason=reviewed.reason,
+        drawn=reviewed.drawn,
+        reviewer=reviewed.reviewer,
+        verdict=reviewed.verdict,
+        label=redact(reviewed.label).text if reviewed.label is not None else None,
+        previous_label=redact(reviewed.previous_label).text,
+        teacher_version=reviewed.teacher_version,
+        minutes=reviewed.minutes,
+        note=redact(reviewed.note).text,
+    )
+
+
 def decision_row(event: Event) -> DecisionRow:
     """A decision, or what led to one. Its texts are Stillhouse's own, or an operator's."""
     return DecisionRow(event.id, event.time, event.tenant, event.task, event.TYPE, event.model_dump_json())
@@ -213,16 +236,9 @@ def _example(
         sample=sample,
         provenance=provenance,
         teacher_version=teacher.model,
-        group=_group(event.group),
+        group=stored_group(event.group) if event.group is not None else None,
         redactions=",".join(text.marks),
     )
-
-
-def _group(group: str | None) -> str | None:
-    """A group is only ever compared: one that is somebody's address or number is kept as its hash."""
-    if group is None or not redact(group).marks:
-        return group
-    return hashlib.sha256(group.encode()).hexdigest()[:32]
 
 
 def _json(distribution: Mapping[str, float]) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import structlog
 from opentelemetry import trace
@@ -169,14 +170,14 @@ class _Call:
 
     async def run(self) -> Answered:
         chosen = self._plan
-        if chosen.serving is None or chosen.audits:
+        if chosen.audits:
             self._ask_teacher()
         if chosen.policy is None:
             for audit in chosen.audits:
                 self._ask(audit.student)
         said, reason, asked = None, chosen.reason, None
         if chosen.serving is not None:
-            asked = await self._ask(chosen.serving)
+            asked = await self._says(chosen.serving)
             if asked.answer is None:
                 log.warning("student_failed", student_id=chosen.serving.student_id, error=asked.error)
                 reason = "student_failed"
@@ -187,7 +188,7 @@ class _Call:
         served_by_student = said is not None
         teacher: _Said | None = None
         if said is None:
-            said = teacher = await self._ask_teacher()
+            said = teacher = await self._says(None)
         if said.answer is None:
             failed = _failed(self._request, said.code, said.error)
             await self._settle()
@@ -196,25 +197,33 @@ class _Call:
                 return replace(failed, parked=parked(self._request, said.until))
             return failed
         student = asked.answer if asked is not None else None
-        completed = _completed(self._request).model_copy(
-            update={
-                "output": said.answer.output,
-                "served_by": "student" if served_by_student else "teacher",
-                "reason": reason,
-                "stage": chosen.stage,
-                "audited": bool(chosen.audits),
-                "teacher": teacher.answer if teacher is not None else None,
-                "student": student,
-                "threshold": chosen.serving.threshold if chosen.serving is not None else None,
-                "route_version": self._version,
-                "cost_usd": sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
-                "teacher_cost_usd": teacher.answer.cost_usd
-                if teacher is not None and teacher.answer is not None
-                else self._task.usd_per_call(now()),
-                "latency_ms": (time.perf_counter() - self._started) * 1000,
-            }
+        completed = _completed(
+            self._request,
+            input=self._request.input,
+            output=said.answer.output,
+            served_by="student" if served_by_student else "teacher",
+            reason=reason,
+            stage=chosen.stage,
+            audited=bool(chosen.audits),
+            teacher=teacher.answer if teacher is not None else None,
+            student=student,
+            threshold=chosen.serving.threshold if chosen.serving is not None else None,
+            route_version=self._version,
+            cost_usd=sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
+            teacher_cost_usd=teacher.answer.cost_usd
+            if teacher is not None and teacher.answer is not None
+            else self._task.usd_per_call(now()),
+            latency_ms=(time.perf_counter() - self._started) * 1000,
         )
         return Answered(completed, lambda: self._audits(completed))
+
+    async def _says(self, student: StudentRoute | None) -> _Said:
+        """The answer of `student`, or of the teacher (None); in a task of its own only where an audit needs it too."""
+        if self._plan.audits:
+            return await (self._ask_teacher() if student is None else self._ask(student))
+        if student is None:
+            return await self._models.ask_teacher(self._request, self._task, audit=False)
+        return await self._models.ask_student(self._request, self._task, student)
 
     def _ask_teacher(self) -> asyncio.Task[_Said]:
         if self._teacher is None:
@@ -314,18 +323,17 @@ def without_input(completed: InferenceCompleted, message: str) -> InferenceCompl
 def _failed(request: InferenceRequested, code: str, message: str) -> Answered:
     failure = Failure.model_validate({"code": code, "message": message})
     # Without the input: an oversized one would make the error oversized too.
-    update = {"status": "error", "failure": failure, "input": ""}
-    return Answered(_completed(request).model_copy(update=update), _no_audits)
+    return Answered(_completed(request, status="error", failure=failure), _no_audits)
 
 
-def _completed(request: InferenceRequested) -> InferenceCompleted:
+def _completed(request: InferenceRequested, **said: Any) -> InferenceCompleted:
     return InferenceCompleted(
         id=follow_id(request.id, InferenceCompleted.TYPE, request.subject),
         tenant=request.tenant,
         task=request.task,
         request_id=request.id,
-        input=request.input,
         purpose=request.purpose,
         requested_at=request.time.isoformat(),
         group=request.group,
+        **said,
     )

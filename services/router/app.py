@@ -54,13 +54,14 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
 
     redis = connect_redis(settings.redis)
     students = Students(student)
-    table = RouteTable(settings.kafka, students)
+    table = RouteTable(settings.kafka, students, {key: task.audit.pi for key, task in tasks.items()})
     broker = make_broker(settings, "router")
     say = partial(publish, broker, source=SOURCE)
     controller = RouteController(tasks, table, say)
     broker.context.set_global("controller", controller)
     broker.include_router(build_router(settings.kafka))
     store = Store(settings.home / "store")
+    queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
     spending = Spending(tasks, Accounts(redis, ledger_of(store)))
     models: Mapping[str, Model] = teachers if teachers is not None else workers
     meter = Meter("routing", tasks)
@@ -80,8 +81,8 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
         background=[
             intake.run,
             partial(table.guard, say),
-            partial(_unpark, settings.kafka, say, spending),
             spending.settle_regularly,
+            *([partial(_unpark, settings.kafka, say, spending)] if queues else []),
             partial(meter.report_regularly, say),
         ],
         on_start=[table.start, partial(controller.restore, store), start_teachers],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stillhouse.events import (
+    AuditRequested,
     DriftDetected,
     GateDecided,
     RouteChanged,
@@ -13,9 +14,9 @@ from stillhouse.events import (
 )
 from stillhouse.tasks import Task
 
-REMEMBERED = 50  # retired students that a route names
+REMEMBERED = 50  # retired students, and operators' orders, that a route names
 
-Control = GateDecided | DriftDetected | RouteRequested
+Control = GateDecided | DriftDetected | RouteRequested | AuditRequested
 
 
 def decide(route: RouteChanged | None, event: Control, task: Task) -> RouteChanged | None:
@@ -28,6 +29,8 @@ def decide(route: RouteChanged | None, event: Control, task: Task) -> RouteChang
             after = _drifted(before, event)
         case RouteRequested():
             after = _requested(before, event)
+        case AuditRequested():
+            after = _audited(before, event)
     if after is None:
         return None
     stage: Stage = "live" if after.live else (after.candidate_stage or "teacher")
@@ -68,7 +71,7 @@ def _judged(route: RouteChanged, event: GateDecided, task: Task) -> RouteChanged
             case "canary":
                 if _candidate(route) != event.student_id or route.candidate_stage != "canary":
                     return None
-                return _promote(route, event)
+                return _promote(route, event, "the canary gate passed")
     if event.verdict == "undecided" and not event.final:
         return None
     if _candidate(route) != event.student_id:
@@ -111,14 +114,16 @@ def _enter(route: RouteChanged, event: GateDecided, task: Task) -> RouteChanged 
     )
 
 
-def _promote(route: RouteChanged, event: GateDecided) -> RouteChanged:
+def _promote(route: RouteChanged, event: GateDecided | RouteRequested, reason: str) -> RouteChanged:
     older = [route.live.student_id] if route.live else []
     assert route.candidate is not None
     return _changed(
         route,
         event,
-        "the canary gate passed",
+        reason,
         live=route.candidate.model_copy(update={"since": event.time}),
+        previous=route.live,
+        audit_pi=None,
         candidate=None,
         candidate_stage=None,
         retired=[*older, *route.retired],
@@ -133,9 +138,15 @@ def _drifted(route: RouteChanged, event: DriftDetected) -> RouteChanged | None:
 
 
 def _requested(route: RouteChanged, event: RouteRequested) -> RouteChanged | None:
+    if event.id in route.orders:
+        return None  # delivered again: what it asked for may mean something else by now
     reason = f"{event.requested_by}: {event.reason}"
     if event.action == "unpin":
         return _changed(route, event, reason, pinned=False) if route.pinned else None
+    if event.action == "promote":
+        return _by_hand(route, event, reason)
+    if event.action == "rollback":
+        return _rolled_back(route, event, reason)
     pin = event.action == "pin_teacher"
     if route.live is None and route.candidate is None and (route.pinned or not pin):
         return None
@@ -143,16 +154,57 @@ def _requested(route: RouteChanged, event: RouteRequested) -> RouteChanged | Non
     return out.model_copy(update={"pinned": True}) if pin else out
 
 
+def _by_hand(route: RouteChanged, event: RouteRequested, reason: str) -> RouteChanged | None:
+    """The candidate one stage up without that stage's gate, which the reason says for ever."""
+    if route.candidate is None:
+        return None
+    up = "canary" if route.candidate_stage == "shadow" else "live"
+    told = f"{reason} (promoted by hand from {route.candidate_stage} to {up}, its gate not passed)"
+    if up == "canary":
+        return _changed(route, event, told, candidate_stage="canary")
+    return _promote(route, event, told)
+
+
+def _rolled_back(route: RouteChanged, event: RouteRequested, reason: str) -> RouteChanged | None:
+    """Everything newer out; the student that was live before this one serves again, where no alarm was raised since."""
+    if route.live is None and route.candidate is None:
+        return None
+    out = _all_out(route, event, reason)
+    if route.previous is None:
+        return out
+    back = route.previous.model_copy(update={"since": event.time})
+    retired = [student_id for student_id in out.retired if student_id != back.student_id]
+    return out.model_copy(update={"live": back, "retired": retired})
+
+
 def _all_out(route: RouteChanged, event: Control, reason: str) -> RouteChanged:
     out = [student.student_id for student in (route.live, route.candidate) if student is not None]
     return _changed(
-        route, event, reason, live=None, candidate=None, candidate_stage=None, retired=[*out, *route.retired]
+        route,
+        event,
+        reason,
+        live=None,
+        candidate=None,
+        candidate_stage=None,
+        previous=None,
+        audit_pi=None,
+        retired=[*out, *route.retired],
     )
 
 
+def _audited(route: RouteChanged, event: AuditRequested) -> RouteChanged | None:
+    """Another share of audits, for the whole task: what is audited never depends on the request."""
+    if route.live is None or route.live.student_id != event.student_id or route.audit_pi == event.pi:
+        return None
+    return _changed(route, event, event.reason, audit_pi=event.pi)
+
+
 def _changed(route: RouteChanged, event: Control, reason: str, **update: object) -> RouteChanged:
-    changed_by = event.requested_by if isinstance(event, RouteRequested) else event.TYPE
-    return route.model_copy(update={**update, "reason": reason, "changed_by": changed_by})
+    if isinstance(event, RouteRequested):
+        update |= {"changed_by": event.requested_by, "orders": [event.id, *route.orders][:REMEMBERED]}
+    else:
+        update |= {"changed_by": event.TYPE}
+    return route.model_copy(update={**update, "reason": reason})
 
 
 def _candidate(route: RouteChanged) -> str | None:

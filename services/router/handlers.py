@@ -10,17 +10,17 @@ from faststream.kafka import KafkaRouter
 
 from services.router.control import RouteController
 from stillhouse.bus import subscriber_options
-from stillhouse.events import DriftDetected, GateFailed, GatePassed, GateUndecided, RouteRequested
+from stillhouse.events import AuditRequested, DriftDetected, GateFailed, GatePassed, GateUndecided, RouteRequested
 from stillhouse.settings import Kafka
 
-CONTROL = (GatePassed, GateFailed, GateUndecided, DriftDetected, RouteRequested)
+CONTROL = (GatePassed, GateFailed, GateUndecided, DriftDetected, RouteRequested, AuditRequested)
 
 
 async def on_control(
-    event: GatePassed | GateFailed | GateUndecided | DriftDetected | RouteRequested,
+    event: GatePassed | GateFailed | GateUndecided | DriftDetected | RouteRequested | AuditRequested,
     controller: Annotated[RouteController, Context("controller")],
 ) -> None:
-    """Obey a verdict, an alarm or an operator."""
+    """Obey a verdict, an alarm, an operator, or a wish for more audits."""
     await controller.take(event)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,7 +23,9 @@ log = structlog.get_logger()
 class RouteTable:
     """Read from the beginning, outside of any group. A route is in force once its students are loaded."""
 
-    def __init__(self, kafka: Kafka, students: Students) -> None:
+    def __init__(self, kafka: Kafka, students: Students, audit_shares: Mapping[str, float]) -> None:
+        """`audit_shares`: by task key, what is declared; a route may ask for more."""
+        self._audit_shares = audit_shares
         self._kafka = kafka
         self._students = students
         # Any other broker keeps its log.
@@ -82,6 +84,9 @@ class RouteTable:
             self._routes[route.task_key] = route
             await self._students.keep(self._routes.values())
         metrics().set_stage(route.task_key, route.stage)
+        if route.task_key in self._audit_shares:
+            share = max(self._audit_shares[route.task_key], route.audit_pi or 0.0)
+            metrics().audit_share.labels(route.task_key).set(share)
         for gate in ("shadow", "canary"):  # a candidate enters a stage by a change of route
             metrics().set_gate(route.task_key, gate, route.time if route.candidate_stage == gate else None)
         log.info(

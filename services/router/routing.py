@@ -72,6 +72,8 @@ def _audits(request: InferenceRequested, task: Task, route: RouteChanged) -> tup
     audits: list[Audit] = []
     if route.candidate is not None and route.candidate_stage is not None:
         audits.append(Audit(route.candidate, route.candidate_stage, 1.0))
-    if route.live is not None and draw(request.id, route.live.student_id, "audit") < task.audit.pi:
-        audits.append(Audit(route.live, "live", task.audit.pi))
+    if route.live is not None:
+        pi = max(task.audit.pi, route.audit_pi or 0.0)
+        if draw(request.id, route.live.student_id, "audit") < pi:
+            audits.append(Audit(route.live, "live", pi))
     return tuple(audits)

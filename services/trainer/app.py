@@ -15,6 +15,7 @@ from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
 from stillhouse.bus.redis import connect_redis, restore_regularly
+from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service, writable
 from stillhouse.bus.spending import Accounts, ledger_of
 from stillhouse.store import Store
@@ -28,12 +29,13 @@ def build_app(settings: TrainerSettings) -> Service:
     store = Store(settings.home / "store")
     broker = make_broker(settings, "trainer")
     queue = JobQueue(redis, "training")
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
     training = Training(
         tasks,
         States(redis, store, settings.home),
         store,
         queue,
-        partial(publish, broker, source=SOURCE),
+        said.say,
         settings.home,
         BudgetControl(store, Accounts(redis, ledger_of(store))),
         lease_s=settings.trainer_lease_s,
@@ -50,6 +52,7 @@ def build_app(settings: TrainerSettings) -> Service:
         name="trainer",
         broker=broker,
         background=[
+            said.repeat,
             partial(restore_regularly, redis, "trainer", training.recover),
             training.evaluate_regularly,
             partial(work, queue, worker, training.run, lease_s=settings.trainer_lease_s),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stillhouse.events import DatasetRef
+from stillhouse.quality.near_duplicates import NearDuplicates
 
 SELECT_SHARE: Final = 0.15
 REPLAY_SHARE: Final = 0.3  # of the training data, kept for what was learnt before a drift
@@ -35,7 +36,10 @@ class DataError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """One text of the dataset: its newest example, and how often the text was recorded (`weight`)."""
+    """One text of the dataset: its newest example, and how often the text was recorded (`weight`).
+
+    `review_id` names the verdict of a person that its label comes from; None: the teacher's label.
+    """
 
     example_id: str
     input_sha256: str
@@ -43,6 +47,25 @@ class Chosen:
     weight: int
     sample: str
     time: datetime
+    review_id: str | None = None
+
+
+def teachable(rows: Sequence[dict[str, Any]], suspects: Collection[str], teacher_version: str) -> list[dict[str, Any]]:
+    """Which reviewed examples (see `Store.reviewed_examples`) may teach.
+
+    Not those that a person flagged. And where people often correct a label of the teacher of `teacher_version`, its
+    answers with that label are not copied: only those teach that a person looked at.
+    """
+    return [
+        row
+        for row in rows
+        if row["verdict"] != "flag"
+        and (
+            row["verdict"] is not None
+            or row["teacher_version"] != teacher_version
+            or row["teacher_output"] not in suspects
+        )
+    ]
 
 
 def choose(
@@ -71,17 +94,29 @@ def choose(
             weights[row["input_sha256"]],
             row["sample"],
             row["time"],
+            row.get("review_id") if row["provenance"] == "human" else None,
         )
         for row in texts
     ]
 
 
+def without_golden(rows: list[dict[str, Any]], golden: Sequence[str]) -> list[dict[str, Any]]:
+    """`rows` (with their `input`) but for those that repeat, or nearly repeat, a text of the golden set."""
+    if not golden:
+        return rows
+    known = NearDuplicates(golden)
+    return [row for row in rows if known.find(row["input"]) is None]
+
+
 def freeze(chosen: Sequence[Chosen], folder: Path, cutoff: datetime) -> DatasetRef:
     """Write `folder/<version>.parquet` (columns as `Chosen`) and give its reference.
 
-    `version` is the sha256 of the example ids with their splits, so the same data is the same file. Raises `OSError`.
+    `version` is the sha256 of the example ids with their splits and people's verdicts, so the same data is the same
+    file. Raises `OSError`.
     """
-    content = "\n".join(f"{item.example_id}\t{item.split}" for item in chosen)
+    content = "\n".join(
+        f"{item.example_id}\t{item.split}" + (f"\t{item.review_id}" if item.review_id else "") for item in chosen
+    )
     version = hashlib.sha256(content.encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{version}.parquet"
@@ -93,6 +128,7 @@ def freeze(chosen: Sequence[Chosen], folder: Path, cutoff: datetime) -> DatasetR
             "weight": pa.array([item.weight for item in chosen], pa.int32()),
             "sample": [item.sample for item in chosen],
             "time": pa.array([item.time for item in chosen], pa.timestamp("us", tz="UTC")),
+            "review_id": pa.array([item.review_id for item in chosen], pa.string()),
         }
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

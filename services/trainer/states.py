@@ -67,8 +67,7 @@ def rebuild(task: Task, store: Store, home: Path) -> TaskState:
     for path in sorted((home / "jobs").glob(f"*/{OUTCOME_FILE}")):
         outcome = read_json(path)
         if outcome and outcome.get("task_key") == task.key:
-            model = StudentTrained if outcome["type"] == StudentTrained.TYPE else TrainingFailed
-            happened.append(model.model_validate(outcome["event"]))
+            happened.append(end_of(outcome))
     for row in store.evaluations(task.key).to_pylist():
         happened.append(
             GateDecided(
@@ -93,6 +92,12 @@ def rebuild(task: Task, store: Store, home: Path) -> TaskState:
     for event in sorted(happened, key=lambda event: event.time):
         state = fold(state, event, len(task.students))
     return state
+
+
+def end_of(outcome: dict[str, Any]) -> StudentTrained | TrainingFailed:
+    """The event that ended a job, from its outcome file."""
+    model = StudentTrained if outcome["type"] == StudentTrained.TYPE else TrainingFailed
+    return model.model_validate(outcome["event"])
 
 
 def _alarm(route: RouteChanged) -> DriftDetected:

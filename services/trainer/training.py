@@ -16,7 +16,7 @@ from services.trainer.control import BudgetControl
 from services.trainer.lineage import wish_aliases
 from services.trainer.policy import Counts, Decision, Plan, decide, student_id_of
 from services.trainer.state import Input, TaskState, fold
-from services.trainer.states import OUTCOME_FILE, States, unfinished
+from services.trainer.states import OUTCOME_FILE, States, end_of, unfinished
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Exit, Job, JobQueue, read_json, run_process, write_json
 from stillhouse.events import (
     ArtefactRef,
@@ -143,6 +143,9 @@ class Training:
             await self._states.change(task, lambda state: state.model_copy(update={"announced": announced}))
         if decision.plan is not None:
             await self._enqueue(task, state, decision.plan)
+        elif state.job_id is not None:
+            # Redis may have gone away between the state that names the job and the queue.
+            await self._queue.enqueue(state.job_id, {})
         return decision
 
     async def _count(self, task: Task, state: TaskState) -> Counts:
@@ -195,12 +198,16 @@ class Training:
             await self._attempt(job, folder, told, task)
 
     async def _attempt(self, job: Job, folder: Path, told: dict[str, Any], task: Task) -> None:
-        if ended := await asyncio.to_thread(read_json, folder / OUTCOME_FILE):
-            # Published by a worker that died before it could say so.
-            if ended["type"] == StudentTrained.TYPE:
+        if outcome := await asyncio.to_thread(read_json, folder / OUTCOME_FILE):
+            # Published by a worker that died, or lost Redis, before the task's state or the queue knew.
+            ended = end_of(outcome)
+            if task.key in self.tasks:
+                await self.take(ended)
+            if isinstance(ended, StudentTrained):
                 await self._queue.complete(job)
+                await self.to_log.put(folder)
             else:
-                await self._queue.fail(job, ended["event"]["error"])
+                await self._queue.fail(job, ended.error)
             return
         if not (folder / RESULT_FILE).exists():
             if job.exhausted:
@@ -295,7 +302,7 @@ class Training:
     async def _end(self, folder: Path, task: Task, event: StudentTrained | TrainingFailed) -> None:
         outcome = {"task_key": task.key, "type": event.TYPE, "event": event.model_dump(mode="json"), "at": time.time()}
         await asyncio.to_thread(write_json, folder / OUTCOME_FILE, outcome)
-        if self.tasks.get(task.key) is not None:
+        if task.key in self.tasks:
             await self.take(event)
 
 

@@ -14,7 +14,7 @@ from opentelemetry import trace
 
 from services.validator.verdicts import Verdicts
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Job, JobQueue, read_json, run_process, write_json
-from stillhouse.events import Condition, CostIncurred, Event, StudentEvaluated, StudentTrained, follow_id, now
+from stillhouse.events import Condition, CostIncurred, Event, Measured, StudentEvaluated, StudentTrained, follow_id, now
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.telemetry import names
@@ -176,7 +176,9 @@ class Gates:
                 if error:
                     await asyncio.to_thread(write_json, folder / RESULT_FILE, {"broken": error, "cpu_seconds": 0.0})
             result = await asyncio.to_thread(read_json, folder / RESULT_FILE)
-            await self._end(gate_id, number, folder, told["kind"], task, student, told, result)
+            # Else it was said by a worker that died, or lost Redis, before the queue knew; the next look may be over.
+            if not (folder / OUTCOME_FILE).exists():
+                await self._end(gate_id, number, folder, told["kind"], task, student, told, result)
             await self.queue.complete(job)
 
     async def _attempt(self, job: Job, folder: Path) -> str | None:
@@ -239,16 +241,31 @@ def open_gates(home: Path) -> list[tuple[str, int, dict[str, Any] | None, dict[s
 
 
 def _evaluated(task: Task, student: StudentTrained, result: dict[str, Any]) -> StudentEvaluated:
+    judgement = result["judgement"]
+    conditions = [Condition.model_validate(condition) for condition in judgement["conditions"]]
     return StudentEvaluated(
         id=follow_id(student.id, StudentEvaluated.TYPE, student.student_id),
         tenant=task.tenant,
         task=task.name,
         student_id=student.student_id,
-        n=result["judgement"]["n"],
+        n=judgement["n"],
         metrics=result["metrics"],
         dataset_version=student.dataset.version,
         report_uri=result["report_uri"],
+        verdict=judgement["verdict"],
+        teacher_version=student.teacher_version,
+        agreement=_measured(conditions, "agreement"),
+        cost_reduction=_measured(conditions, "cost"),
+        conditions=conditions,
+        golden_version=result.get("golden_version"),
     )
+
+
+def _measured(conditions: list[Condition], name: str) -> Measured | None:
+    for one in conditions:
+        if one.name == name and one.estimate is not None:
+            return Measured(estimate=one.estimate, lower=one.lower, upper=one.upper, n=one.n)
+    return None
 
 
 def _cost(task: Task, student: StudentTrained, look: str, kind: str, cpu_seconds: float) -> CostIncurred:

@@ -13,7 +13,15 @@ from aiokafka.errors import KafkaError
 
 from stillhouse.bus import BadRecord, consumer_options, decode, encode, producer_options
 from stillhouse.bus.incarnation import Incarnation, keys_of
-from stillhouse.events import DriftCleared, DriftDetected, Failure, InferenceCompleted, InferenceRequested, follow_id
+from stillhouse.events import (
+    DriftCleared,
+    DriftDetected,
+    DriftSuspected,
+    Failure,
+    InferenceCompleted,
+    InferenceRequested,
+    follow_id,
+)
 from stillhouse.observing import Observations, observed
 from stillhouse.settings import Kafka, Settings
 
@@ -143,18 +151,25 @@ class Client:
 
     async def drift_alerts(
         self, task: str | None = None, tenant: str = "default"
-    ) -> AsyncIterator[DriftDetected | DriftCleared]:
-        """Drift alarms, and their ends, from now on: of one task, or of all of the tenant's. Ends with the client."""
-        consumer = await _from_now_on(self._settings.kafka, (DriftDetected.TYPE, DriftCleared.TYPE))
+    ) -> AsyncIterator[DriftDetected | DriftSuspected | DriftCleared]:
+        """Drift alarms, suspicions and their ends, from now on: of one task, or of all of the tenant's.
+
+        It ends with the client.
+        """
+        consumer = await _from_now_on(
+            self._settings.kafka, (DriftDetected.TYPE, DriftSuspected.TYPE, DriftCleared.TYPE)
+        )
         self._listening.add(consumer)
+        told: set[str] = set()  # a new log is read from its beginning, and says again what the old one had said
         try:
             async for record in consumer:
                 try:
                     event = decode(record.topic, record.value)
                 except BadRecord:
                     continue  # the services that take this topic put it aside and say why
-                wanted = event.tenant == tenant and task in (None, event.task)
-                if wanted and isinstance(event, DriftDetected | DriftCleared):
+                wanted = event.tenant == tenant and task in (None, event.task) and event.id not in told
+                if wanted and isinstance(event, DriftDetected | DriftSuspected | DriftCleared):
+                    told.add(event.id)
                     yield event
         finally:
             self._listening.discard(consumer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from faststream.kafka import TestKafkaBroker
 from prometheus_client import REGISTRY
 
@@ -11,9 +12,10 @@ from services.drift_monitor.app import SOURCE, build_app
 from services.drift_monitor.settings import DriftMonitorSettings
 from services.observer.recording import audit_row, route_row
 from stillhouse.bus import publish
-from stillhouse.events import DriftCleared, DriftDetected
+from stillhouse.events import AuditRequested, DriftCleared, DriftDetected, DriftSuspected
 from stillhouse.store import Store
-from stillhouse.telemetry.names import DRIFT_ALARMS, DRIFT_STATISTIC
+from stillhouse.telemetry.names import DRIFT_ALARMS, DRIFT_STATISTIC, DRIFT_SUSPICIONS
+from tests.unit.drift_monitor.answers import traffic
 from tests.unit.drift_monitor.events import audit, live
 
 # Two of three audits lost: an alarm within some twenty.
@@ -136,3 +138,108 @@ async def test_ids_are_forgotten_in_the_order_of_time_and_still_count_once(servi
         assert (await states.add(task, "s1", [late, late])).test.n == 51
         assert await service.broker.context.resolve("redis").zcard("stillhouse:drift:{default/intents}:s1:seen") == 10
     await stop(service)
+
+
+def suspicions(service) -> list[DriftSuspected | AuditRequested | DriftCleared]:
+    said: list[DriftSuspected | AuditRequested | DriftCleared] = []
+
+    @service.broker.subscriber(DriftSuspected.TYPE, group_id="test")
+    async def on_suspected(event: DriftSuspected) -> None:
+        said.append(event)
+
+    @service.broker.subscriber(AuditRequested.TYPE, group_id="test")
+    async def on_requested(event: AuditRequested) -> None:
+        said.append(event)
+
+    @service.broker.subscriber(DriftCleared.TYPE, group_id="test")
+    async def on_cleared(event: DriftCleared) -> None:
+        said.append(event)
+
+    return said
+
+
+async def test_changed_inputs_raise_the_share_of_audits_and_audits_lower_it_again(service_environment) -> None:
+    [path] = (service_environment / "tasks").glob("*.toml")
+    path.write_text(path.read_text() + "\n[drift]\nwindow = 50\nclear_after = 20\nsuspected_pi = 0.4\n")
+    service = build_app(DriftMonitorSettings())
+    said = suspicions(service)
+    labels = {"task": "default/intents", "kind": "inputs"}
+    before = REGISTRY.get_sample_value(DRIFT_SUSPICIONS, labels) or 0.0
+    async with TestKafkaBroker(service.broker):
+        watching = service.broker.context.resolve("watching")
+        usual = traffic(120, seed=1)
+        await say(service, live(3, "s1"))
+        await watching.completed(usual)
+        await watching.completed(usual)  # delivered again
+        await watching.completed(traffic(60, seed=2, student="s9", new=1.0))  # another student's
+        assert said == []
+        changed = traffic(60, seed=3, new=1.0, start=200)
+        await watching.completed(changed)
+        await watching.completed(changed)
+        suspected, asked = said
+        assert isinstance(suspected, DriftSuspected)
+        assert isinstance(asked, AuditRequested)
+        assert (suspected.kind, suspected.student_id, suspected.audit_pi) == ("inputs", "s1", 0.4)
+        assert suspected.statistic <= suspected.alarm_level
+        assert (asked.student_id, asked.pi) == ("s1", 0.4)
+        assert REGISTRY.get_sample_value(DRIFT_SUSPICIONS, labels) == before + 1
+        await say(service, live(4, "s1", audit_pi=0.4))
+        good = [audit(number) for number in range(20)]
+        await say(service, *good[:19], *good[:19])
+        assert len(said) == 2
+        await say(service, good[19])
+        _, _, over, back = said
+        assert isinstance(over, DriftCleared)
+        assert isinstance(back, AuditRequested)
+        assert (over.suspicion, over.student_id, over.previous_student_id) == ("inputs", "s1", "s1")
+        assert back.pi is None
+        # Nothing of a student that is out stays behind.
+        await say(service, live(5, None, changed_by="drift.detected", retired=["s1"]))
+        redis = service.broker.context.resolve("redis")
+        assert await redis.keys("stillhouse:drift:*") == [b"stillhouse:drift:{default/intents}"]
+    await stop(service)
+
+
+async def test_a_monitor_that_died_after_counting_says_what_it_had_not_said(service_environment) -> None:
+    [path] = (service_environment / "tasks").glob("*.toml")
+    path.write_text(path.read_text() + "\n[drift]\nwindow = 50\n")
+    service = build_app(DriftMonitorSettings())
+    said = suspicions(service)
+    async with TestKafkaBroker(service.broker):
+        watching = service.broker.context.resolve("watching")
+        looking = watching._looking
+        publish, looking._publish = looking._publish, None
+        await say(service, live(3, "s1"))
+        await watching.completed(traffic(50, seed=1))
+        with pytest.raises(TypeError):  # it is away before it can say anything
+            await watching.completed(traffic(50, seed=3, new=1.0, start=100))
+        assert said == []
+        looking._publish = publish
+        await watching.completed(traffic(1, seed=4, start=300))
+        assert [type(event) for event in said] == [DriftSuspected, AuditRequested]
+        state = await looking._states.add(watching._tasks["default/intents"], await standing(watching), [], None)
+        assert (state.windows, state.raised, state.asked_pi) == (1, 1, 0.5)
+        # Redis is lost: the route tells that audits are still raised, and they are until audits clear it.
+        await service.broker.context.resolve("redis").flushall()
+        await say(service, live(4, "s1", audit_pi=0.5))
+        await watching.completed(traffic(1, seed=5, start=400))
+        state = await looking._states.add(watching._tasks["default/intents"], await standing(watching), [], None)
+        assert (state.asked_pi, [suspicion.kind for suspicion in state.suspicions]) == (0.5, ["inputs"])
+    await stop(service)
+
+
+async def test_another_teacher_is_audited_on_every_request(service_environment) -> None:
+    service = build_app(DriftMonitorSettings())
+    said = suspicions(service)
+    async with TestKafkaBroker(service.broker):
+        other = [audit(number, teacher=audit(0).teacher.model_copy(update={"model": "t2"})) for number in range(5, 9)]
+        await say(service, live(3, "s1"), *[audit(number) for number in range(5)], *other)
+        suspected, asked = said
+        assert isinstance(suspected, DriftSuspected)
+        assert isinstance(asked, AuditRequested)
+        assert (suspected.kind, suspected.audit_pi, asked.pi) == ("teacher_version", 1.0, 1.0)
+    await stop(service)
+
+
+async def standing(watching):
+    return await watching._states.standing("default/intents")

@@ -42,6 +42,7 @@ def healthy(m: Metrics, minute: int) -> None:
     """A good day, hurried: a student goes live after an hour and is audited as planned."""
     if minute == 0:
         m.drift_alarms.labels(TASK)
+        m.drift_suspicions.labels(TASK, "inputs")
         m.audit_share.labels(TASK).set(0.1)
         m.budget_limit_usd.labels(TASK, "day").set(1000.0)
         for agrees in ("true", "false"):

@@ -30,6 +30,14 @@ def drift(m: Metrics, minute: int) -> None:
         m.drift_alarms.labels(TASK).inc()
 
 
+def suspicion(m: Metrics, minute: int) -> None:
+    if minute == 0:
+        m.drift_suspicions.labels(TASK, "inputs")
+        m.drift_suspicions.labels(TASK, "latency")
+    if minute == 10:
+        m.drift_suspicions.labels(TASK, "inputs").inc()
+
+
 def lag(m: Metrics, minute: int) -> None:
     answer(m, "no_student", 120)
     m.consumer_lag.labels("router.intake", "inference.requested", "0").set(0 if minute < 10 else 90)
@@ -103,6 +111,7 @@ def audits_never_begin(m: Metrics, minute: int) -> None:
 
 SCENARIOS = (
     Scenario("DriftDetected", drift, (9, 75), (10, 40), {"task": TASK}),
+    Scenario("DriftSuspected", suspicion, (9, 75), (10, 40), {"task": TASK, "kind": "inputs"}),
     Scenario("RouterLag", lag, (9, 11), (12, 30)),
     Scenario("RouterLag", nobody_reads, (9, 11), (20,), {"group": "router.intake"}, "RouterLag, nobody reads"),
     Scenario("TeacherFailing", teacher_fails, (9,), (20,), {"task": TASK}),

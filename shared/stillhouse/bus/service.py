@@ -26,8 +26,8 @@ from stillhouse.telemetry.tracing import configure_tracing
 
 HANDLERS_S: Final = 6.0  # on SIGTERM: for handlers to finish and consumers to leave their groups
 LOOPS_S: Final = 4.0  # for background loops, which may have a job's process to end
-GRACE_S: Final = 13.0  # for all steps of stopping together
-LAST_S: Final = 14.7  # then the process ends, whatever still hangs
+GRACE_S: Final = 12.5  # for all steps of stopping together
+LAST_S: Final = 14.0  # then the process ends, whatever still hangs
 
 log = structlog.get_logger()
 
@@ -68,6 +68,8 @@ def run_service(build: Callable[[], Service], settings: Settings) -> None:
         asyncio.run(_run(build, settings))
     except (KafkaError, ModelError, PortTaken, TaskFileError, OSError) as error:
         sys.exit(f"{error}")
+    # All is stopped. Python's own clearing away takes seconds on a busy machine, and nothing could cut it short.
+    _end(0)
 
 
 @asynccontextmanager
@@ -122,13 +124,17 @@ def _end_at_last(status: int) -> None:
 
     def end() -> None:
         log.warning("ended_while_stopping", seconds=LAST_S)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _end(status)
 
     last = threading.Timer(LAST_S, end)
     last.daemon = True
     last.start()
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 async def _run(build: Callable[[], Service], settings: Settings) -> None:

@@ -9,10 +9,12 @@ from stillhouse.cli import (
     dlq,
     doctor,
     documents,
+    erase,
     ledger,
     lifecycle,
     operating,
     requests,
+    review,
     topics,
     watching,
 )
@@ -34,7 +36,7 @@ for _panel, _commands in {
     "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
     "Requests": (requests.request, requests.send),
     "What happens": (watching.routes, watching.students, watching.gate, watching.alerts),
-    "Orders": (operating.train,),
+    "Orders": (operating.train, erase.erase),
     "Documents": (documents.docs,),
 }.items():
     for _command in _commands:
@@ -42,5 +44,6 @@ for _panel, _commands in {
 app.add_typer(ledger.app, name="ledger", rich_help_panel="What happens")
 app.add_typer(operating.route, name="route", rich_help_panel="Orders")
 app.add_typer(operating.teacher, name="teacher", rich_help_panel="Orders")
+app.add_typer(review.app, name="review", rich_help_panel="Orders")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")
 app.add_typer(topics.app, name="topics", rich_help_panel="The platform on this machine")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
@@ -21,6 +22,17 @@ from stillhouse.cli._common import (
     run,
 )
 from stillhouse.cli.connect import publish_command, settings_of_running
+
+
+class RouteAction(StrEnum):
+    """What `route set` can order."""
+
+    TEACHER = "teacher"
+    PIN = "pin"
+    UNPIN = "unpin"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
 
 route = typer.Typer(no_args_is_help=True, help="Take students out of a task, keep them out, or let them in again.")
 teacher = typer.Typer(no_args_is_help=True, help="Teachers of this machine.")
@@ -68,6 +80,24 @@ def route_unpin(task: TaskName, reason: Reason, tenant: Tenant = "default", home
     _route("unpin", task, reason, tenant, home)
 
 
+@route.command("set")
+def route_set(
+    task: Annotated[str, typer.Argument(help="The task's name.")],
+    action: Annotated[
+        RouteAction,
+        typer.Option(
+            help="teacher: take all students out; pin: and let none in; unpin: lift that; promote: the candidate one "
+            "stage up without its gate; rollback: back to the student that was live before, else to the teacher."
+        ),
+    ],
+    reason: Reason,
+    tenant: Tenant = "default",
+    home: Home = HOME,
+) -> None:
+    """Order a change of who serves a task. Who ordered it and why is kept with the route."""
+    _route("pin_teacher" if action is RouteAction.PIN else action.value, task, reason, tenant, home)
+
+
 @teacher.command("fit")
 def teacher_fit(
     task: OneTask = None, tenant: Tenant = "default", tasks: TasksFolder = TASKS, home: Home = HOME
@@ -104,13 +134,14 @@ def teacher_fit(
         out.print(f"{key}: {folder}", soft_wrap=True)
 
 
-def _route(action: Literal["teacher", "pin_teacher", "unpin"], task: str, reason: str, tenant: str, home: Home) -> None:
+def _route(action: str, task: str, reason: str, tenant: str, home: Home) -> None:
     from stillhouse.events import RouteRequested
 
     settings = settings_of_running(home)
 
     async def order() -> None:
-        event = RouteRequested(tenant=tenant, task=task, action=action, requested_by=_who(), reason=reason)
+        order = {"action": action, "requested_by": _who(), "reason": reason}
+        event = RouteRequested.model_validate({"tenant": tenant, "task": task, **order})
         await publish_command(settings, event)
 
     run(order(), settings)

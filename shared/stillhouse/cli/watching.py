@@ -35,12 +35,14 @@ def alerts(
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Show drift alerts: students that broke their promise, and alarms that are over. With --json, one a line."""
+    """Show drift alerts: broken promises, suspicions, and their ends. With --json, one a line."""
+    from rich.markup import escape
+
     from stillhouse.cli.reading import RawRecord, events_of, follow_records, read_records
-    from stillhouse.events import DriftCleared, DriftDetected
+    from stillhouse.events import DriftCleared, DriftDetected, DriftSuspected
 
     settings = settings_of_running(home)
-    topics = (DriftDetected.TYPE, DriftCleared.TYPE)
+    topics = (DriftDetected.TYPE, DriftSuspected.TYPE, DriftCleared.TYPE)
     shown = 0
 
     def show(records: list[RawRecord]) -> None:
@@ -57,6 +59,20 @@ def alerts(
                     f"{percent(event.estimate)} of the last {event.window} audits "
                     f"({percent(event.lower)} to {percent(event.upper)}); statistic {event.statistic:.1f} over "
                     f"{event.alarm_level:.1f} after {event.audits:,} audits; runbook {event.runbook}",
+                    soft_wrap=True,
+                )
+            elif isinstance(event, DriftSuspected):
+                audits = "" if event.audit_pi is None else f"; audits at {percent(event.audit_pi)} until it is cleared"
+                console().print(
+                    f"{when(event.time)}  [bold yellow]suspect[/bold yellow]  {event.task_key}: "
+                    f"{event.kind.replace('_', ' ')} of {event.student_id}: {escape(event.note)}{audits}; "
+                    f"runbook {event.runbook}",
+                    soft_wrap=True,
+                )
+            elif isinstance(event, DriftCleared) and event.suspicion is not None:
+                console().print(
+                    f"{when(event.time)}  [bold green]cleared[/bold green]  {event.task_key}: "
+                    f"{event.suspicion.replace('_', ' ')}: audits of {event.student_id} showed no loss",
                     soft_wrap=True,
                 )
             elif isinstance(event, DriftCleared):
@@ -108,10 +124,10 @@ def routes(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME, 
 
 def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME, as_json: AsJson = False) -> None:
     """Show every student: what it is, how far it came, and what its gates said."""
-    from stillhouse.cli.lives import TOPICS, lives
+    from stillhouse.cli.lives import TOPICS, lives, mark_erased
 
     settings = settings_of_running(home)
-    found = lives(_events(settings, TOPICS, tenant, task))
+    found = mark_erased(lives(_events(settings, TOPICS, tenant, task)), home)
     if as_json:
         show_json([life.as_json() for life in found])
         return
@@ -121,7 +137,7 @@ def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME
             [
                 life.student_id,
                 life.architecture,
-                life.state,
+                life.state + (" (trained on erased)" if life.trained_on_erased else ""),
                 None if life.bytes is None else life.bytes / 1e6,
                 None if life.trained_at is None else when(life.trained_at),
                 *(life.verdicts[stage].verdict if stage in life.verdicts else None for stage in _STAGES),

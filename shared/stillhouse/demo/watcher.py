@@ -197,7 +197,7 @@ class State:
                     self._tell(
                         event, f"drift: {event.student_id} agrees on {100 * event.estimate:.0f} % of late audits"
                     )
-            case DriftCleared():
+            case DriftCleared(suspicion=None):
                 if event.id not in self.cleared:
                     self.cleared[event.id] = event
                     self._tell(event, f"drift is over: {event.student_id} serves")

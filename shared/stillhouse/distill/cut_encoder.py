@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse.models.encoder import PACKAGE
@@ -49,17 +50,29 @@ class CutEncoder(nn.Module):
         transformer.requires_grad_(False)
         transformer.encoder.layer[-1].requires_grad_(True)
 
-    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean of the last states of real tokens, float32 [B, width]."""
-        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights = attention_mask.unsqueeze(-1).to(states.dtype)
-        mean: Tensor = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-        return mean
+    def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """States float32 [B, n, width] below the layer that learns; they never change, so they are computed once."""
+        layers = self.transformer.encoder.layer
+        states: Tensor = self.transformer.embeddings(input_ids)
+        for layer in layers[:-1]:
+            states = layer(states, _added(attention_mask))
+        return states
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits float32 [B, labels] of token ids int64 [B, n] with their mask int64 [B, n] (0: padding)."""
-        logits: Tensor = self.head(self.pooled(input_ids, attention_mask))
-        return logits
+    def forward(self, inputs: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 [B, labels], and sentence vectors [B, width], the mean of the last states of real tokens.
+
+        `inputs` are token ids int64 [B, n], or what `lower` made of them; the mask int64 [B, n] is 0 for padding.
+        """
+        states = self.lower(inputs, attention_mask) if inputs.dim() == 2 else inputs
+        states = self.transformer.encoder.layer[-1](states, _added(attention_mask))
+        weights = attention_mask.unsqueeze(-1).to(states.dtype)
+        pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+        return self.head(pooled), pooled
+
+
+def _added(attention_mask: Tensor) -> Tensor:
+    """What is added to attention scores, float32 [B, 1, 1, n]: padding is never looked at."""
+    return (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -1e9
 
 
 def encoder_source() -> Path:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stillhouse.distill.confidence import fit_confidence
+from stillhouse.distill.data import LabelledText
 from stillhouse.distill.training import TrainedStudent, predict
-from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, Featuriser, prepare
+from stillhouse.models.confidence import Confidence, Kind
+from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, TOKENIZER_FILE, Featuriser, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
 
@@ -71,17 +75,22 @@ class Int8Rows(nn.Module):
         return codes * nn.functional.embedding(rows, self.scales)
 
 
-def export(trained: TrainedStudent, folder: Path, student_id: str) -> ExportReport:
+def export(trained: TrainedStudent, folder: Path, student_id: str, confidence: Kind = "learned") -> ExportReport:
     """Write the student's files into `folder`, which exists, and compare what they answer with the trained module.
 
-    Where int8 changes more than 3 % of answers, less is quantised. Raises `ModelError` where even the float graph
-    differs, and `OSError`.
+    `confidence` says how the student tells how sure it is; a learned one is fitted on what the files answer, and is the
+    largest probability where there is too little to learn from. Where int8 changes more than 3 % of answers, less is
+    quantised. Raises `ModelError` where even the float graph differs, and `OSError`.
     """
     started = time.monotonic()
     texts = _evenly(trained.select_texts, MOST_COMPARED)
     featuriser = Featuriser(replace(trained.spec, student_id=student_id), trained.tokenizer)
     expected = predict(trained.module, [featuriser.ids(prepare(text)) for text in texts], trained.tokenizer is not None)
-    replace(trained.spec, student_id=student_id).write(folder)
+    # Nothing is learned yet; the graph answers the same.
+    plain = replace(trained.spec, student_id=student_id, confidence=Confidence(_plain(confidence)))
+    plain.write(folder)
+    if trained.centroids is not None:
+        np.save(folder / CENTROIDS_FILE, trained.centroids, allow_pickle=False)
     if trained.tokenizer is not None:
         shutil.copyfile(trained.tokenizer, folder / TOKENIZER_FILE)
     agreement = 0.0
@@ -91,6 +100,9 @@ def export(trained: TrainedStudent, folder: Path, student_id: str) -> ExportRepo
         answered = np.stack([student.logits(text) for text in texts])
         agreement = float((answered.argmax(axis=1) == expected.argmax(axis=1)).mean())
         if agreement >= LEAST_AGREEMENT:
+            learnt = _learned(student, trained.held) if confidence == "learned" else None
+            if learnt is not None:
+                replace(plain, confidence=learnt).write(folder)
             return ExportReport(
                 bytes=sum(path.stat().st_size for path in folder.iterdir()),
                 max_abs_logit_difference=float(np.abs(answered - expected).max()),
@@ -104,6 +116,18 @@ def export(trained: TrainedStudent, folder: Path, student_id: str) -> ExportRepo
         f"Student {student_id}: the exported graph gives the trained module's label for only {agreement:.1%} of "
         f"{len(texts)} texts, also without quantisation; install the pinned torch and onnxruntime and train anew."
     )
+
+
+def _plain(kind: Kind) -> Kind:
+    return "max_probability" if kind == "learned" else kind
+
+
+def _learned(student: OnnxStudent, held: Sequence[LabelledText]) -> Confidence | None:
+    """The learned confidence, from what the exported student says of the held texts."""
+    if not held:
+        return None
+    seen = np.stack([student.signals(text.text) for text in held])
+    return fit_confidence(seen, np.array([student.predict_text(text.text)[0] == text.label for text in held]))
 
 
 def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bits: int) -> None:
@@ -130,8 +154,8 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
                 dynamo=True,
                 verbose=False,
                 input_names=names,
-                output_names=["logits"],
-                dynamic_shapes={name: {1: length} for name in names},
+                output_names=["logits"] if trained.tokenizer is None else ["logits", "pooled"],
+                dynamic_shapes=tuple({1: length} for _ in names),
             )
     finally:
         quiet.setLevel(before)

@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 from stillhouse.distill.calibration import calibrate
 from stillhouse.distill.checkpoint import Checkpoints
+from stillhouse.distill.confidence import FEWEST_TEXTS
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.objective import soft_target_loss
+from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.tasks.declaration import StudentCandidate
@@ -37,7 +39,10 @@ WARM_UP: Final = 0.1  # of all steps
 HEAD_RATE: Final = 10.0  # times the rate; CLINC150, 151 labels: agreement 0.934 with it, 0.923 without
 PATIENCE: Final = 3  # epochs without a better one
 # Part of a run's name: raise it when the same data and seed would give another student.
-RUN_VERSION: Final = 1
+RUN_VERSION: Final = 2
+MOST_STATES: Final = 1 << 30  # bytes kept of what never changes; longer texts are computed anew in each epoch
+
+Ids = NDArray[Any]  # one text: ids int64 [n], or states float32 [n, width]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Progress:
 class TrainedStudent:
     """A trained module with what `export` needs. `spec` is complete but for the student's id.
 
-    `select_texts` are those that export compares the exported graph on.
+    `select_texts` are those that export compares the exported graph on; on `held`, which neither taught nor chose
+    anything, it fits the confidence. `centroids`, float32 [labels, width], where the student has an encoder.
     """
 
     candidate: StudentCandidate
@@ -72,6 +78,8 @@ class TrainedStudent:
     temperature: float
     tokenizer: Path | None
     select_texts: tuple[str, ...]
+    held: tuple[LabelledText, ...] = ()
+    centroids: NDArray[np.float32] | None = None
 
 
 def train(
@@ -87,12 +95,15 @@ def train(
 ) -> TrainedStudent:
     """Train `candidate` on `train`, choosing the epoch and the temperature on `select`.
 
+    Where there are enough, every third of `select` is held back for the confidence, and chooses nothing.
     `checkpoint_dir` must exist; a run with the same arguments that was stopped there goes on where it was. Raises
     `ModelError`, `OSError`, and torch's errors of memory as they are.
     """
     if not train or not select:
         raise ModelError("A student needs texts to learn from and texts to choose on; one of the two sets is empty.")
     labels = tuple(labels)
+    held = tuple(select[2::3]) if len(select) >= 3 * FEWEST_TEXTS else ()
+    select = [text for i, text in enumerate(select) if i % 3 != 2] if held else select
     tokens = candidate.architecture == "cut_encoder"
     spec = StudentSpec(
         student_id="",
@@ -104,8 +115,8 @@ def train(
     )
     tokenizer = encoder_source() / TOKENIZER_FILE if tokens else None
     featuriser = Featuriser(spec, tokenizer)
-    seen = [featuriser.ids(prepare(text.text)) for text in train]
-    shown = [featuriser.ids(prepare(text.text)) for text in select]
+    seen: list[Ids] = [featuriser.ids(prepare(text.text)) for text in train]
+    shown: list[Ids] = [featuriser.ids(prepare(text.text)) for text in select]
     soft, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
     answers = hard_targets(select, labels)
 
@@ -117,6 +128,8 @@ def train(
         else:
             module, rate, decay = HashedNgrams(seen, candidate.buckets, candidate.dim, len(labels)), 1e-2, 0.0
         rate = candidate.learning_rate or rate
+        if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
+            seen, shown = lower_states(module, seen), lower_states(module, shown)
         # The encoder's head starts from nothing, so it has further to go than the layer below it.
         rates = {parameter: rate * (HEAD_RATE if tokens else 1.0) for parameter in module.head.parameters()}
         groups: list[dict[str, Any]] = [
@@ -141,7 +154,8 @@ def train(
                 step += 1
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _schedule(step, steps)
-                logits = module(*_inputs([seen[i] for i in batch], tokens))
+                said = module(*_inputs([seen[i] for i in batch], tokens))
+                logits = said[0] if tokens else said
                 loss = soft_target_loss(logits, soft[batch], hard[batch], candidate.temperature, candidate.alpha)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -172,6 +186,7 @@ def train(
 
         checkpoints.load_best(state, module)
         temperature, _ = calibrate(predict(module, shown, tokens), answers)
+        middles = centroids(module, seen, hard.numpy(), len(labels)) if tokens else None
     return TrainedStudent(
         candidate=candidate,
         labels=labels,
@@ -180,10 +195,29 @@ def train(
         temperature=temperature,
         tokenizer=tokenizer,
         select_texts=tuple(text.text for text in select),
+        held=held,
+        centroids=middles,
     )
 
 
-def batches(seen: Sequence[NDArray[np.int64]], size: int, seed: int) -> Iterator[Tensor]:
+def lower_states(module: CutEncoder, texts: Sequence[Ids]) -> list[Ids]:
+    """What the layers that do not learn make of texts given as ids, each float32 [n, width]: computed once."""
+    states: list[Ids] = [np.empty(0)] * len(texts)
+    order = np.argsort([len(ids) for ids in texts], kind="stable")
+    with torch.no_grad():
+        for start in range(0, len(texts), 64):
+            places = order[start : start + 64]
+            found = module.lower(*_inputs([texts[i] for i in places], tokens=True)).numpy()
+            for place, row in zip(places, found, strict=True):
+                states[place] = row[: len(texts[place])].copy()
+    return states
+
+
+def _bytes_of_states(texts: Sequence[Ids]) -> int:
+    return sum(len(ids) for ids in texts) * WIDTH * 4
+
+
+def batches(seen: Sequence[Ids], size: int, seed: int) -> Iterator[Tensor]:
     """Random batches of places in `seen`, int64 [<= size], each place once; texts of a batch are about equally long."""
     random = np.random.default_rng(seed)
     lengths = np.array([len(ids) for ids in seen])
@@ -194,29 +228,44 @@ def batches(seen: Sequence[NDArray[np.int64]], size: int, seed: int) -> Iterator
         yield torch.from_numpy(order[start : start + size])
 
 
-def predict(module: nn.Module, texts: Sequence[NDArray[np.int64]], tokens: bool) -> NDArray[np.float32]:
-    """Logits float32 [n, labels] of texts given as ids, each int64 [n]."""
+def predict(module: nn.Module, texts: Sequence[Ids], tokens: bool) -> NDArray[np.float32]:
+    """Logits float32 [n, labels] of texts given as ids, each int64 [n], or as `lower_states`."""
+    return _outputs(module, texts, tokens, 0)
+
+
+def centroids(module: nn.Module, texts: Sequence[Ids], answers: NDArray[np.int64], labels: int) -> NDArray[np.float32]:
+    """The mean sentence vector of each label's texts, of length 1, float32 [labels, width]; 0 for one without texts."""
+    vectors = _outputs(module, texts, True, 1)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    sums = np.zeros((labels, vectors.shape[1]), dtype=np.float32)
+    np.add.at(sums, answers, vectors)
+    return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+
+def _outputs(module: nn.Module, texts: Sequence[Ids], tokens: bool, which: int) -> NDArray[np.float32]:
+    """The module's output number `which` for every text, float32 [n, ...]."""
     module.eval()
     order = np.argsort([len(ids) for ids in texts], kind="stable")
     parts: list[NDArray[np.float32]] = []
     with torch.no_grad():
         for start in range(0, len(texts), 64):
-            chunk = [texts[i] for i in order[start : start + 64]]
-            parts.append(module(*_inputs(chunk, tokens)).float().numpy())
-    logits = np.concatenate(parts)
-    scores = np.empty_like(logits)
-    scores[order] = logits
-    return scores
+            said = module(*_inputs([texts[i] for i in order[start : start + 64]], tokens))
+            parts.append((said[which] if tokens else said).float().numpy())
+    found = np.concatenate(parts)
+    in_order = np.empty_like(found)
+    in_order[order] = found
+    return in_order
 
 
-def _inputs(texts: Sequence[NDArray[np.int64]], tokens: bool) -> tuple[Tensor, ...]:
-    """The module's inputs int64 [B, n]: ids padded with 0, and for tokens the mask."""
-    ids = np.full((len(texts), max(len(text) for text in texts)), PADDING, dtype=np.int64)
-    mask = np.zeros_like(ids)
+def _inputs(texts: Sequence[Ids], tokens: bool) -> tuple[Tensor, ...]:
+    """The module's inputs, padded with 0: ids int64 [B, n] or states float32 [B, n, width], and for tokens the mask."""
+    longest = max(len(text) for text in texts)
+    padded = np.full((len(texts), longest, *texts[0].shape[1:]), PADDING, dtype=texts[0].dtype)
+    mask = np.zeros((len(texts), longest), dtype=np.int64)
     for row, text in enumerate(texts):
-        ids[row, : len(text)] = text
+        padded[row, : len(text)] = text
         mask[row, : len(text)] = 1
-    return (torch.from_numpy(ids), torch.from_numpy(mask)) if tokens else (torch.from_numpy(ids),)
+    return (torch.from_numpy(padded), torch.from_numpy(mask)) if tokens else (torch.from_numpy(padded),)
 
 
 def _schedule(step: int, steps: int) -> float:

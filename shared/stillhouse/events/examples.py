@@ -36,7 +36,7 @@ class CostIncurred(Event):
     TYPE: ClassVar[str] = "cost.incurred"
 
     cause_id: str
-    kind: Literal["training", "gate", "audit", "shadow", "storage", "capture", "routing"]
+    kind: Literal["training", "gate", "audit", "shadow", "storage", "review", "capture", "routing"]
     usd: float = Field(ge=0.0, description="0 where GPU seconds or minutes are to be priced by the price book.")
     cpu_seconds: float = Field(default=0.0, ge=0.0)
     gpu_seconds: float = Field(default=0.0, ge=0.0)

@@ -15,11 +15,22 @@ class RouteRequested(Event):
 
     TYPE: ClassVar[str] = "route.requested"
 
-    action: Literal["teacher", "pin_teacher", "unpin"] = Field(
-        description="`teacher`: take all students out; `pin_teacher`: and let none in; `unpin`: lift that."
+    action: Literal["teacher", "pin_teacher", "unpin", "promote", "rollback"] = Field(
+        description="`teacher`: take all students out; `pin_teacher`: and let none in; `unpin`: lift that; `promote`: "
+        "the candidate one stage up without that stage's gate; `rollback`: back to the student that was live before."
     )
     requested_by: str
     reason: str = Field(min_length=1)
+
+
+class AuditRequested(Event):
+    """The drift monitor asks for another share of audits, for the whole task: on suspicion, or with few requests."""
+
+    TYPE: ClassVar[str] = "audit.requested"
+
+    student_id: str = Field(description="The live student that is to be audited.")
+    pi: float | None = Field(default=None, gt=0.0, le=1.0, description="None: the share that the task declares.")
+    reason: str
 
 
 class StudentRoute(Value):
@@ -42,8 +53,13 @@ class RouteChanged(Event):
     live: StudentRoute | None = None
     candidate: StudentRoute | None = None
     candidate_stage: Literal["shadow", "canary"] | None = None
+    previous: StudentRoute | None = Field(
+        default=None, description="Live before `live`, and no alarm since: what a rollback goes back to."
+    )
     pinned: bool = False
+    audit_pi: float | None = Field(default=None, description="Share of audits while above the task's own.")
     retired: list[str] = Field(default_factory=list, description="Students that must not come back, newest first.")
+    orders: list[str] = Field(default_factory=list, description="Operators' orders carried out, newest first.")
     reason: str
     changed_by: str = Field(description="Event type or operator that caused the change.")
     cause_id: str

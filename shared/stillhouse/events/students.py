@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Field
 from stillhouse.events._base import Event, Value
 
 GateStage = Literal["offline", "shadow", "canary"]
+SuspicionKind = Literal["outputs", "inputs", "novelty", "teacher_version", "teacher", "latency", "cost"]
 Strategy = Literal["no_change", "collecting", "distilled", "fallback_teacher"]
 
 
@@ -101,6 +102,9 @@ class Condition(Value):
     n: int = 0
     evidence: float | None = Field(default=None, description="e-value against the null hypothesis.")
     note: str = ""
+    ceiling: float | None = Field(default=None, description="Where less is better: the largest value that holds.")
+    needs_more: int | None = Field(default=None, description="Cases still needed, where undecided: a forecast.")
+    costs_usd: float | None = Field(default=None, description="What those cases will cost.")
 
 
 class GateDecided(Event):
@@ -124,6 +128,7 @@ class GateDecided(Event):
     conditions: list[Condition] = Field(default_factory=list)
     student: StudentTrained | None = Field(default=None, description="The judged student.")
     report_uri: str | None = None
+    costs_usd: float | None = Field(default=None, description="What the cases still needed will cost.")
 
 
 class GatePassed(GateDecided):
@@ -147,6 +152,15 @@ class GateUndecided(GateDecided):
     verdict: Literal["passed", "failed", "undecided"] = "undecided"
 
 
+class Measured(Value):
+    """An estimate with bounds that hold whenever it is looked at."""
+
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    n: int = 0
+
+
 class StudentEvaluated(Event):
     """Everything measured about a student on the offline gate's cases."""
 
@@ -157,6 +171,14 @@ class StudentEvaluated(Event):
     metrics: dict[str, float]
     dataset_version: str
     report_uri: str | None = None
+    verdict: Literal["passed", "failed", "undecided"] | None = None
+    teacher_version: str | None = Field(default=None, description="The teacher that it was measured against.")
+    agreement: Measured | None = Field(default=None, description="1 - P(served and different from the teacher).")
+    human_win_rate: Measured | None = Field(default=None, description="Against the base model, where people compared.")
+    hallucination_rate: Measured | None = Field(default=None, description="Where answers were checked for grounding.")
+    cost_reduction: Measured | None = Field(default=None, description="Share of the teacher's cost that is saved.")
+    conditions: list[Condition] = Field(default_factory=list)
+    golden_version: str | None = Field(default=None, description="sha256 of the golden set, where there is one.")
 
 
 class DriftDetected(Event):
@@ -176,10 +198,32 @@ class DriftDetected(Event):
     runbook: str = "DriftDetected"
 
 
+class DriftSuspected(Event):
+    """Something around the live student changed that may cost agreement; only audits can tell whether it did."""
+
+    TYPE: ClassVar[str] = "drift.suspected"
+
+    student_id: str
+    kind: SuspicionKind = Field(
+        description="`outputs`: the student's softmax; `inputs`: the texts; `novelty`: texts unlike those recorded "
+        "before it was live; `teacher_version`: another teacher answers; `teacher`: the teacher differs from what it "
+        "said before; `latency`, `cost`: of the answers that clients get."
+    )
+    statistic: float = Field(description="What was seen: a p-value, an exceedance statistic, or a count.")
+    alarm_level: float = Field(description="What raises the suspicion: at most for p-values, else at least.")
+    n: int = Field(description="Requests that it rests on.")
+    note: str = ""
+    audit_pi: float | None = Field(default=None, description="Share of requests audited until it is cleared.")
+    runbook: str = "DriftSuspected"
+
+
 class DriftCleared(Event):
-    """A newly gated student is live; the alarm of its predecessor is over."""
+    """An alarm is over: a newly gated student is live, or audits did not bear out a suspicion."""
 
     TYPE: ClassVar[str] = "drift.cleared"
 
     student_id: str
     previous_student_id: str
+    suspicion: SuspicionKind | None = Field(
+        default=None, description="The suspicion that is over, of a student that stays. None: another one is live."
+    )

@@ -8,11 +8,13 @@ from typing import Final, Literal
 from stillhouse.events._base import Event
 from stillhouse.events.examples import CostIncurred, ExampleRecorded
 from stillhouse.events.inference import InferenceAudited, InferenceCompleted, InferenceParked, InferenceRequested
-from stillhouse.events.routes import RouteChanged, RouteRequested
+from stillhouse.events.reviews import ExampleReviewed, ReviewRequested, ReviewResolved
+from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested
 from stillhouse.events.students import (
     BudgetEvaluated,
     DriftCleared,
     DriftDetected,
+    DriftSuspected,
     GateFailed,
     GatePassed,
     GateUndecided,
@@ -53,7 +55,7 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 CATALOGUE: Final[tuple[Topic, ...]] = (
     _by_request(InferenceRequested, 1, ("client", "cli", "router"), ("router",)),
     _by_request(InferenceParked, 32, ("router",), ("router",)),
-    _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer")),
+    _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(
         InferenceAudited.TYPE,
         "<tenant>/<task>",
@@ -65,6 +67,7 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
         ("router",),
     ),
     Topic(ExampleRecorded.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleRecorded, ("trainer",), ("observer",)),
+    Topic(ExampleReviewed.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleReviewed, ("observer",), ("cli",)),
     Topic(
         CostIncurred.TYPE,
         "cause id",
@@ -84,8 +87,12 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
     _control(GatePassed, ("validator",), ("router",)),
     _control(GateFailed, ("validator",), ("router", "trainer")),
     _control(GateUndecided, ("validator",), ("router", "trainer")),
+    _control(ReviewRequested, ("validator",), ()),
+    _control(ReviewResolved, ("cli",), ("validator",)),
     _control(DriftDetected, ("drift-monitor",), ("router", "trainer", "observer", "client")),
+    _control(DriftSuspected, ("drift-monitor",), ("client",)),
     _control(DriftCleared, ("drift-monitor",), ("client",)),
+    _control(AuditRequested, ("drift-monitor",), ("router",)),
     _control(RouteRequested, ("cli",), ("router",)),
     Topic(
         RouteChanged.TYPE,

@@ -5,7 +5,7 @@ graph takes. Graph contract, batch first, batch always 1 in serving:
 
 - `inputs = "hashed_ngrams"`: `features` int64 [1, n], ids in [1, buckets), 0 is padding and embeds to nothing;
 - `inputs = "tokens"`: `input_ids` int64 [1, n] and `attention_mask` int64 [1, n];
-- output: `logits` float32 [1, labels].
+- output: `logits` float32 [1, labels], and with tokens `pooled` float32 [1, width], the sentence vector.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.models.confidence import Confidence
 from stillhouse.models.port import ModelError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SPEC_FILE = "student.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
+CENTROIDS_FILE = "centroids.npy"
 PADDING = 0
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
@@ -59,6 +61,7 @@ class StudentSpec:
     buckets: int = 1 << 17
     hash_seed: int = 0
     ngram: Ngrams = field(default_factory=Ngrams)
+    confidence: Confidence = field(default_factory=Confidence)
 
     def write(self, folder: Path) -> None:
         """Write `student.json` into `folder` (a staging folder: the rename of the folder makes it atomic)."""
@@ -82,6 +85,7 @@ class StudentSpec:
                 buckets=int(raw.get("buckets", 1 << 17)),
                 hash_seed=int(raw.get("hash_seed", 0)),
                 ngram=Ngrams(_pair(ngram.get("word", (1, 2))), _pair(ngram.get("char", (3, 5)))),
+                confidence=Confidence.read(raw.get("confidence") or {}),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: not a usable student description ({error!r}); train the student anew.") from None

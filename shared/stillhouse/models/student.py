@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
+from stillhouse.models.confidence import signals
+from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError
 
 # Probabilities below this are left out of distributions (`Prediction.distribution`).
@@ -66,6 +67,11 @@ class OnnxStudent:
         width = self._session.get_outputs()[0].shape[-1]
         if isinstance(width, int) and width != len(self.spec.labels):
             raise ModelError(f"{folder}: the graph gives {width} labels, student.json has {len(self.spec.labels)}.")
+        self._centroids = _centroids(folder / CENTROIDS_FILE)
+        self._outputs = ["logits"] if self._centroids is None else ["logits", "pooled"]
+        expected = 3 if self._centroids is None else 5
+        if self.spec.confidence.kind == "learned" and len(self.spec.confidence.weights) != expected:
+            raise ModelError(f"{folder}: student.json's confidence does not fit the graph; train the student anew.")
 
     @property
     def student_id(self) -> str:
@@ -81,25 +87,45 @@ class OnnxStudent:
         """Uncalibrated logits float32 [labels] of one text. Raises `ModelError`."""
         return self._run(text)[0]
 
+    def signals(self, text: str) -> NDArray[np.float64]:
+        """What the learned confidence looks at (`confidence.signals`). Raises `ModelError`."""
+        logits, pooled, _ = self._run(text)
+        return signals(logits, self.spec.temperature, pooled, self._centroids)
+
     def predict_text(self, text: str) -> tuple[str, float, dict[str, float]]:
         """Label, calibrated confidence in [0, 1], and distribution of one text. Raises `ModelError`."""
         return self.predict_counted(text)[:3]
 
     def predict_counted(self, text: str) -> tuple[str, float, dict[str, float], int]:
         """As `predict_text`, and the number of features or tokens that the text has."""
-        logits, size = self._run(text)
+        logits, pooled, size = self._run(text)
         probabilities = softmax(logits, self.spec.temperature)
-        best = int(probabilities.argmax())
+        seen = None
+        if self.spec.confidence.kind == "learned":
+            seen = signals(logits, self.spec.temperature, pooled, self._centroids)
+        confidence = self.spec.confidence.of(probabilities, seen)
         distribution = distribution_of(self.spec.labels, probabilities)
-        return self.spec.labels[best], float(probabilities[best]), distribution, size
+        return self.spec.labels[int(probabilities.argmax())], confidence, distribution, size
 
-    def _run(self, text: str) -> tuple[NDArray[np.float32], int]:
+    def _run(self, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, int]:
         inputs = self._featuriser.inputs(prepare(text))
         try:
-            (logits,) = self._session.run(["logits"], inputs)
+            found = self._session.run(self._outputs, inputs)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"Student {self.student_id} failed on an input ({_first_line(error)}).") from None
-        return np.asarray(logits[0], dtype=np.float32), next(iter(inputs.values())).shape[1]
+        logits, pooled = (np.asarray(one[0], dtype=np.float32) for one in (found[0], found[-1]))
+        return logits, pooled if len(found) > 1 else None, next(iter(inputs.values())).shape[1]
+
+
+def _centroids(path: Path) -> NDArray[np.float32] | None:
+    """Centroids float32 [labels, width] of a student with an encoder; None without one. Raises `ModelError`."""
+    if not path.exists():
+        return None
+    try:
+        found: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not usable centroids ({error}); train the student anew.") from None
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from stillhouse.quality.binomial import clopper_pearson_upper
 
 SERVE_NOTHING: Final = 1.01
 """A threshold above every confidence."""
+WALK: Final = 100  # steps of a walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,31 @@ def default_grid() -> NDArray[np.float64]:
     return np.concatenate(
         [np.arange(99) / 100, np.arange(990, 999) / 1000, np.arange(9990, 10_000) / 10_000, np.ones(1)]
     )
+
+
+def walk_of(
+    confidence: ArrayLike, agrees: ArrayLike, n: int, delta: float, *, selective: bool = False, steps: int = WALK
+) -> NDArray[np.float64]:
+    """A grid for `certify_fixed`, shape (<= `steps`,), from *other* cases than those that it will be walked on.
+
+    Its thresholds serve equally many more of the other cases at each step. A selective walk begins where a bound over
+    `n` cases may be expected to be smallest: stricter thresholds serve too few cases to show anything, and the walk
+    would end at the first. ValueError for arrays that do not match or are empty.
+    """
+    scores = np.unique(np.asarray(confidence, dtype=np.float64))
+    table = _Table.of(confidence, agrees, scores)
+    served = table.served / table.n
+    first = 0
+    if selective:
+        # As many cases, and losses in the same proportion and one more: rates near 0 are not to be believed.
+        trials = np.maximum(np.round(served * n), 1).astype(int)
+        losses = np.minimum(np.ceil((table.losses + 1) / table.n * n).astype(int), trials)
+        bounds = [clopper_pearson_upper(int(k), int(m), delta) for k, m in zip(losses, trials, strict=True)]
+        first = int(np.argmin(bounds))
+    wanted = np.linspace(served[first], 1.0, steps)
+    places = np.searchsorted(served, wanted, side="left").clip(first, table.grid.size - 1)
+    # The loosest one serves every case, not only those more confident than the least confident seen so far.
+    return np.unique(np.append(table.grid[places], 0.0))
 
 
 def choose_threshold(

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Alias = Literal["champion", "challenger"]
 
 STUDENT_TAG: Final = "stillhouse.student_id"
+ERASED_TAG: Final = "stillhouse.trained_on_erased"
 LONGEST_VALUE: Final = 5000  # characters; MLflow refuses tags beyond 8,000 and parameters beyond 6,000
 METRICS_AT_ONCE: Final = 1000  # MLflow refuses more in one call
 
@@ -97,6 +99,19 @@ def set_alias(home: Path, student_id: str, alias: Alias) -> None:
         if version is None:
             raise LookupError(f"No student {student_id!r} in {home / 'mlflow.db'}: register it first.")
         client.set_registered_model_alias(version[0], alias, version[1])
+
+
+def mark_erased(home: Path, student_id: str, at: datetime) -> bool:
+    """Tag run and model version of a student that was trained on what was erased at `at`; False if it has none yet."""
+    with _client(home) as client:
+        version = _version_of(client, student_id)
+        if version is None:
+            return False
+        client.set_model_version_tag(*version, ERASED_TAG, at.isoformat())
+        run_id = client.get_model_version(*version).run_id
+        if run_id:
+            client.set_tag(run_id, ERASED_TAG, at.isoformat())
+        return True
 
 
 def model_name(task_key: str) -> str:

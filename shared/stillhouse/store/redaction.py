@@ -63,6 +63,13 @@ def input_hash(text: str) -> str:
     return hashlib.sha256(normalise(redact(text).text).encode()).hexdigest()
 
 
+def stored_group(group: str) -> str:
+    """A group as the store keeps it. It is only ever compared: one that is somebody's address or number is hashed."""
+    if not redact(group).marks:
+        return group
+    return hashlib.sha256(group.encode()).hexdigest()[:32]
+
+
 def _luhn(digits: str) -> bool:
     """The check digit of ISO/IEC 7812-1."""
     total = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from stillhouse.events import Provenance, Sample
+from stillhouse.events import Drawn, Provenance, ReviewReason, ReviewVerdict, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +141,46 @@ class EvaluationRow:
     needs_more: int | None = None
     final: bool = True
     report_json: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """An answer that waits for a person, or did. `time` is the answer's own; `share` the probability of the draw."""
+
+    case_id: str
+    time: datetime
+    tenant: str
+    task: str
+    example_id: str
+    request_id: str
+    input_sha256: str
+    reason: ReviewReason
+    drawn: Drawn
+    share: float | None = None
+    student_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRow:
+    """A person's verdict about an example. `label` is what is right, `previous_label` what the teacher said.
+
+    Only rows with `drawn = "random"` measure: the others were picked because something about them was special.
+    """
+
+    review_id: str
+    time: datetime
+    tenant: str
+    task: str
+    case_id: str
+    example_id: str
+    request_id: str
+    input_sha256: str
+    reason: ReviewReason
+    drawn: Drawn
+    reviewer: str
+    verdict: ReviewVerdict
+    label: str | None
+    previous_label: str
+    teacher_version: str = ""
+    minutes: float | None = None
+    note: str = ""

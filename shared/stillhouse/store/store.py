@@ -1,15 +1,25 @@
-"""The store: examples, audits, ledger, routes, decisions and evaluations, as Delta tables under one folder."""
+"""The store: examples, audits, ledger, routes, decisions, evaluations and reviews, as Delta tables in one folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.events import RouteChanged, Sample
-from stillhouse.store.erasure import Erased, Erasures
-from stillhouse.store.rows import AuditRow, DecisionRow, EvaluationRow, ExampleRow, LedgerRow, RouteRow
+from stillhouse.store.erasure import Erased, Erasures, Found, group_mark, request_mark
+from stillhouse.store.reviewed import apply_reviews
+from stillhouse.store.rows import (
+    AuditRow,
+    CaseRow,
+    DecisionRow,
+    EvaluationRow,
+    ExampleRow,
+    LedgerRow,
+    ReviewRow,
+    RouteRow,
+)
 from stillhouse.store.tables import Table, Transaction, literal
 
 if TYPE_CHECKING:
@@ -33,6 +43,8 @@ class Store:
         self._ledger = Table(root / "ledger", LedgerRow)
         self._routes = Table(root / "routes", RouteRow, spread=None)
         self._evaluations = Table(root / "evaluations", EvaluationRow, spread=None)
+        self._cases = Table(root / "cases", CaseRow)
+        self._reviews = Table(root / "reviews", ReviewRow, spread=None)
         self._decisions = Table(root / "decisions", DecisionRow, spread=None)
         self._erasures = Erasures(root / "erased.json")
 
@@ -56,6 +68,14 @@ class Store:
         """Ids of the new verdicts."""
         return self._evaluations.append(rows, transaction)
 
+    def append_cases(self, rows: Sequence[CaseRow]) -> set[str]:
+        """Ids of the new cases for people. What was erased stays erased."""
+        return self._cases.append(rows, keep=self._erasures.spares)
+
+    def append_reviews(self, rows: Sequence[ReviewRow], *, transaction: Transaction | None = None) -> set[str]:
+        """Ids of the new reviews. What was erased stays erased."""
+        return self._reviews.append(rows, transaction, keep=self._erasures.spares)
+
     def append_decisions(self, rows: Sequence[DecisionRow], *, transaction: Transaction | None = None) -> set[str]:
         """Ids of the new decisions."""
         return self._decisions.append(rows, transaction)
@@ -77,6 +97,39 @@ class Store:
         if samples is not None:
             where += f" AND sample IN ({', '.join(map(literal, samples))})" if samples else " AND false"
         return self._examples.read(where).sort_by(_order("time", "example_id")).slice(0, limit)
+
+    def answers(self, task_key: str, since: datetime) -> pa.Table:
+        """Examples later than `since` without their texts, in order of time."""
+        columns = ["example_id", "time", "request_id", "input_sha256", "output", "confidence", "sample", "provenance"]
+        where = f"{_of(task_key)} AND time > {literal(since)}"
+        return self._examples.read(where, [*columns, "teacher_version"]).sort_by(_order("time", "example_id"))
+
+    def examples_named(self, task_key: str, example_ids: Sequence[str], request_ids: Sequence[str] = ()) -> pa.Table:
+        """The examples with these ids, and those of these requests, in order of time."""
+        named = f"({_among('example_id', example_ids)} OR {_among('request_id', request_ids)})"
+        return self._examples.read(f"{_of(task_key)} AND {named}").sort_by(_order("time", "example_id"))
+
+    def comparisons(self, task_key: str, since: datetime) -> pa.Table:
+        """Audits later than `since` without their texts, in order of time."""
+        columns = ["audit_id", "time", "request_id", "student_id", "teacher_output", "student_output"]
+        where = f"{_of(task_key)} AND time > {literal(since)}"
+        columns += ["student_confidence", "would_serve", "agrees"]
+        return self._audits.read(where, columns).sort_by(_order("time", "audit_id"))
+
+    def reviewed_examples(self, task_key: str, until: datetime | None = None) -> list[dict[str, Any]]:
+        """Examples up to `until` as the people's verdicts of that time left them (see `apply_reviews`)."""
+        reviews = self.reviews(task_key).to_pylist()
+        held = [row for row in reviews if until is None or row["time"] <= until]
+        return apply_reviews(self.examples(task_key, until=until).to_pylist(), held)
+
+    def cases(self, task_key: str, since: datetime | None = None) -> pa.Table:
+        """Cases for people, of answers later than `since`, in order of time; those that were reviewed too."""
+        where = _of(task_key) + (f" AND time > {literal(since)}" if since is not None else "")
+        return self._cases.read(where).sort_by(_order("time", "case_id"))
+
+    def reviews(self, task_key: str) -> pa.Table:
+        """What people said, in order of time; of several reviews of one text the last one holds."""
+        return self._reviews.read(_of(task_key)).sort_by(_order("time", "review_id"))
 
     def count_examples(self, task_key: str, since: datetime | None = None) -> int:
         """How many examples are later than `since`. Cheap: mostly from the files' statistics."""
@@ -132,22 +185,72 @@ class Store:
         newest = {(row["tenant"], row["task"]): row for row in rows.sort_by(_order("version", "time")).to_pylist()}
         return [RouteChanged.model_validate_json(newest[key]["event"]) for key in sorted(newest)]
 
-    def erase(self, input_sha256s: Sequence[str]) -> Erased:
-        """Take inputs out of examples and audits for good: their rows, and the files that held them.
+    def find(
+        self,
+        input_sha256s: Sequence[str] = (),
+        *,
+        tenant: str = "default",
+        requests: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> Found:
+        """What an erasure with the same arguments would take out of the store."""
+        columns = ["tenant", "task", "request_id", "input_sha256"]
+        of_groups = _groups(tenant, groups)
+        members = [*requests]
+        for table in (self._examples, self._audits) if groups else ():
+            members += table.read(of_groups, ["request_id"])["request_id"].to_pylist()
+        of_people = f"{_inputs(input_sha256s)} OR {_requests(tenant, members)}"
+        whose = f"{of_people} OR {of_groups}"
+        examples = self._examples.read(whose, ["example_id", *columns]).to_pylist()
+        audits = self._audits.read(whose, ["audit_id", *columns]).to_pylist()
+        ids = {row["example_id"] for row in examples}
+        same_texts = self._examples.read(_inputs(row["input_sha256"] for row in examples), ["example_id", *columns])
+        kept = {_text(row) for row in same_texts.to_pylist() if row["example_id"] not in ids}
+        return Found(
+            rows=Erased(
+                examples=len(examples),
+                audits=len(audits),
+                cases=self._cases.read(of_people, ["case_id"]).num_rows,
+                reviews=self._reviews.read(of_people, ["review_id"]).num_rows,
+            ),
+            example_ids=frozenset(ids),
+            request_ids=frozenset({row["request_id"] for row in (*examples, *audits)} | set(members)),
+            input_sha256s=frozenset({sha for _, _, sha in set(map(_text, examples)) - kept} | set(input_sha256s)),
+        )
+
+    def erase(
+        self,
+        input_sha256s: Sequence[str] = (),
+        *,
+        tenant: str = "default",
+        requests: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> Erased:
+        """Take texts, or a tenant's requests or groups, out for good: their rows, and the files that held them.
 
         What was erased is noted first, so an interrupted erasure is finished by calling it again, and replays bring
-        nothing back. A later request with the same text is a new one, and is recorded.
+        nothing back. A later request with the same text or group is a new one, and is recorded; a request that was
+        erased never is. `groups` are given as they are stored (`redaction.stored_group`). Texts are erased whoever sent
+        them.
         """
         with self._examples.exclusive():
-            hashes = self._erasures.add(input_sha256s)
-        if not hashes:
+            found = self.find((), tenant=tenant, groups=groups) if groups else None
+            request_ids = sorted({*requests, *(found.request_ids if found else ())})
+            marks = [request_mark(tenant, request_id) for request_id in request_ids]
+            marks += [group_mark(tenant, group) for group in groups]
+            hashes = self._erasures.add(input_sha256s, marks)
+        if not hashes and not marks:
             return Erased(0, 0)
-        where = f"input_sha256 IN ({', '.join(map(literal, hashes))})"
-        return Erased(examples=self._examples.delete(where), audits=self._audits.delete(where))
+        of_people = f"{_inputs(hashes)} OR {_requests(tenant, request_ids)}"
+        whose = f"{of_people} OR {_groups(tenant, groups)}"
+        # Examples last: until they are gone, whoever repeats an interrupted erasure finds what belongs to them.
+        reviews, cases = self._reviews.delete(of_people), self._cases.delete(of_people)
+        audits = self._audits.delete(whose)
+        return Erased(examples=self._examples.delete(whose), audits=audits, cases=cases, reviews=reviews)
 
     def erased(self) -> dict[str, datetime]:
         """Erased inputs and when: students whose dataset holds one, frozen before, were trained on it."""
-        return dict(self._erasures.all())
+        return {mark: time for mark, time in self._erasures.all().items() if ":" not in mark}
 
 
 def _split(task_key: str) -> tuple[str, str]:
@@ -160,6 +263,28 @@ def _split(task_key: str) -> tuple[str, str]:
 def _of(task_key: str) -> str:
     tenant, task = _split(task_key)
     return f"tenant = {literal(tenant)} AND task = {literal(task)}"
+
+
+def _text(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["tenant"], row["task"], row["input_sha256"]
+
+
+def _inputs(input_sha256s: Iterable[str]) -> str:
+    return _among("input_sha256", input_sha256s)
+
+
+def _requests(tenant: str, request_ids: Iterable[str]) -> str:
+    return f"(tenant = {literal(tenant)} AND {_among('request_id', request_ids)})"
+
+
+def _groups(tenant: str, groups: Iterable[str]) -> str:
+    quoted = _among('"group"', groups)  # a word of SQL
+    return f"(tenant = {literal(tenant)} AND {quoted})"
+
+
+def _among(column: str, values: Iterable[str]) -> str:
+    listed = ", ".join(map(literal, sorted(set(values))))
+    return f"{column} IN ({listed})" if listed else "false"
 
 
 def _order(*columns: str) -> list[tuple[str, str]]:

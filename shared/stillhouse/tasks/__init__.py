@@ -1,6 +1,7 @@
 """Task declarations: what is asked, who teaches, who may learn, and what must hold."""
 
 from stillhouse.tasks.budget import Budget
+from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.declaration import (
     Adjudicator,
     Architecture,
@@ -11,6 +12,7 @@ from stillhouse.tasks.declaration import (
 )
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
+from stillhouse.tasks.review import Review
 from stillhouse.tasks.watching import Audit, Drift
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "Architecture",
     "Audit",
     "Budget",
+    "Cascade",
     "Drift",
     "EscalationRule",
     "Gate",
+    "Review",
     "StudentCandidate",
     "Task",
     "TaskFileError",

@@ -11,8 +11,10 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stillhouse.economics.tokens import token_usd
 from stillhouse.tasks.budget import Budget
+from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
+from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Section
 from stillhouse.tasks.watching import Audit, Drift
 
@@ -95,7 +97,7 @@ class StudentCandidate(Section):
     """One rung of the ladder, cheapest first. Defaults of training are the architecture's."""
 
     architecture: Architecture
-    layers: int = Field(default=3, ge=2, le=4, description="cut_encoder: transformer layers kept.")
+    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder: transformer layers kept.")
     buckets: int = Field(default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams: rows of the table.")
     dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
@@ -127,9 +129,11 @@ class Task(Section):
     teacher: Teacher
     students: tuple[StudentCandidate, ...] = Field(min_length=1)
     gate: Gate = Gate()
+    cascade: Cascade = Cascade()
     audit: Audit = Audit()
     drift: Drift = Drift()
     budget: Budget = Budget()
+    review: Review = Review()
     prices: PriceBook = Field(default=PriceBook(), description="Of `prices.toml` beside the task file.")
 
     def usd_per_call(self, at: datetime) -> float:
@@ -169,4 +173,11 @@ class Task(Section):
         for rule in self.teacher.escalate:
             if rule.label is not None and rule.label not in self.labels:
                 raise ValueError(f"escalation rule {rule.name!r} decides {rule.label!r}, which is not in labels")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_uses_known_labels(self) -> Task:
+        unknown = self.gate.unknown_label(self.labels)
+        if unknown is not None:
+            raise ValueError(f"gate.condition names {unknown!r}, which is not in labels")
         return self

@@ -9,7 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stillhouse.tasks.comparators.settings import Embedding
 from stillhouse.tasks.declaration import Task
+from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
 
 
@@ -20,7 +23,7 @@ class TaskFileError(Exception):
 def load_task(path: Path) -> Task:
     """Read one task file.
 
-    The file has the tables `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`.
+    The tables are `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`, `[review]`.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -53,7 +56,7 @@ def load_tasks(folder: Path) -> dict[str, Task]:
 
 
 def _build(raw: Mapping[str, Any], path: Path) -> Task:
-    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget"}
+    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade"}
     for table in raw:
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
@@ -63,7 +66,7 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     if not isinstance(raw["task"], dict):
         raise TaskFileError(f"{path}: `task` must be a table; write [task].")
     fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw["student"]}
-    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget") if name in raw}
+    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade") if name in raw}
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
@@ -71,7 +74,27 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     seed = task.teacher.seed if task.teacher.seed.is_absolute() else path.parent / task.teacher.seed
     if not seed.is_file():
         raise TaskFileError(f"{path}: teacher.seed names {seed}, which does not exist; name a JSONL file.")
-    return task.model_copy(update={"teacher": task.teacher.model_copy(update={"seed": seed.resolve()})})
+    teacher = task.teacher.model_copy(update={"seed": seed.resolve()})
+    return task.model_copy(update={"teacher": teacher, "gate": _with_files(task, path)})
+
+
+def _with_files(task: Task, path: Path) -> Gate:
+    """The gate with the whole paths of its files, which are read once so that their mistakes show now."""
+    gate = task.gate
+    changes: dict[str, Any] = {}
+    try:
+        if gate.golden is not None:
+            changes["golden"] = (path.parent / gate.golden).resolve()
+            read_golden(changes["golden"], task.labels)
+        if isinstance(gate.comparator, Embedding):
+            from stillhouse.tasks.comparators.similarity import read_pairs  # imports the statistics
+
+            pairs = (path.parent / gate.comparator.pairs).resolve()
+            read_pairs(pairs)
+            changes["comparator"] = gate.comparator.model_copy(update={"pairs": pairs})
+    except ValueError as error:
+        raise TaskFileError(f"{path}: gate: {error}; mend that file or name another.") from None
+    return gate.model_copy(update=changes)
 
 
 def _sentence(error: ValidationError, path: Path) -> str:
@@ -79,7 +102,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
     where = [str(part) for part in first["loc"]]
     if where and where[0] == "students":
         where[0] = "student"
-    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget"}:
+    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"
     mend = {

@@ -35,6 +35,8 @@ class Metrics:
     gate_verdicts: Counter
     drift_statistic: Gauge
     drift_alarms: Counter
+    drift_suspicions: Counter
+    novel_share: Gauge
     route_stage: Gauge
     consumer_lag: Gauge
     duplicates_suppressed: Counter
@@ -102,11 +104,13 @@ def _build(registry: CollectorRegistry) -> Metrics:
         gate_verdicts=counter(names.GATE_VERDICTS, "Gates decided.", "stage", "verdict"),
         drift_statistic=gauge(names.DRIFT_STATISTIC, "Log of the e-detector's statistic.", "task"),
         drift_alarms=counter(names.DRIFT_ALARMS, "Drift alarms raised.", "task"),
+        drift_suspicions=counter(names.DRIFT_SUSPICIONS, "Suspicions of drift raised.", "task", "kind"),
+        novel_share=gauge(names.NOVEL_SHARE, "Share of texts unlike those before the student was live.", "task"),
         route_stage=gauge(names.ROUTE_STAGE, "1 for the stage that the task is in.", "task", "stage"),
         consumer_lag=gauge(names.CONSUMER_LAG, "Records not yet read.", "group", "topic", "partition"),
         duplicates_suppressed=counter(names.DUPLICATES_SUPPRESSED, "Repeats that had no effect.", "service"),
         gate_open_since=gauge(names.GATE_OPEN_SINCE, "Unix time from which a gate is undecided.", "task", "stage"),
-        audit_share=gauge(names.AUDIT_SHARE, "Share of live requests to audit, as declared.", "task"),
+        audit_share=gauge(names.AUDIT_SHARE, "Share of live requests to audit now.", "task"),
         spent_usd=counter(names.SPENT_USD, "Ledger entries recorded, by kind.", "task", "kind"),
         budget_limit_usd=gauge(names.BUDGET_LIMIT_USD, "Hard limits; only where there are any.", "task", "period"),
         budget_spent_usd=gauge(names.BUDGET_SPENT_USD, "Spent of a limit in this period.", "task", "period"),

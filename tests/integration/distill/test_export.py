@@ -12,7 +12,8 @@ from stillhouse.distill.cut_encoder import kept_layers
 from stillhouse.distill.export import Int8Rows, export
 from stillhouse.distill.training import TrainedStudent, predict, train
 from stillhouse.models.artefact import publish, verify
-from stillhouse.models.features import MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, Featuriser, prepare
+from stillhouse.models.encoder import WIDTH
+from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, Featuriser, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
 from stillhouse.tasks import StudentCandidate
@@ -51,7 +52,7 @@ def learn(candidate, folder, kill_after=None) -> TrainedStudent:
     ("architecture", "inputs", "files", "most_bytes"),
     [
         ("hashed", {"features"}, {MODEL_FILE, SPEC_FILE}, 1e6),
-        ("cut", {"input_ids", "attention_mask"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE}, 20e6),
+        ("cut", {"input_ids", "attention_mask"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, CENTROIDS_FILE}, 20e6),
     ],
 )
 def test_the_files_answer_as_the_trained_module_does(
@@ -72,6 +73,9 @@ def test_the_files_answer_as_the_trained_module_does(
     shapes = {name: [dim.dim_value or dim.dim_param for dim in kind.shape.dim] for name, kind in types.items()}
     assert shapes.pop("logits") == [1, len(LABELS)]
     assert types.pop("logits").elem_type == onnx.TensorProto.FLOAT
+    if architecture == "cut":
+        assert types.pop("pooled").elem_type == onnx.TensorProto.FLOAT
+        assert shapes.pop("pooled") == [1, WIDTH]
     assert types.keys() == inputs
     assert all(kind.elem_type == onnx.TensorProto.INT64 for kind in types.values())
     assert all(batch == 1 and isinstance(length, str) for batch, length in shapes.values())

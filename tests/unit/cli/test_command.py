@@ -55,6 +55,8 @@ def test_help_is_there_in_half_a_second_of_computing() -> None:
         ("train", "--task", "t"),
         ("route", "teacher", "--task", "t", "--reason", "r"),
         ("request", "--task", "t", "--input", "x"),
+        ("review", "next"),
+        ("review", "approve", "x"),
     ],
 )
 def test_without_a_broker_every_command_says_so_in_one_sentence(invoke, arguments) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from services.router.controller import decide
 from stillhouse.events import (
     ArtefactRef,
+    AuditRequested,
     DatasetRef,
     DriftDetected,
     GateFailed,
@@ -146,6 +147,42 @@ def test_operators_take_out_pin_and_unpin() -> None:
     assert decide(None, ask("pin_teacher"), TASK).pinned
 
 
+def order(action: str, minute: int = 20) -> RouteRequested:
+    return RouteRequested(time=at(minute), task="t", action=action, requested_by="cli:ann", reason="incident 7")
+
+
+def test_an_operator_promotes_a_candidate_stage_by_stage_and_the_route_says_so() -> None:
+    assert decide(None, order("promote"), TASK) is None
+    route = follow(to_live("s")[0], order("promote"))
+    assert (route.stage, route.candidate.student_id, route.changed_by) == ("canary", "s", "cli:ann")
+    assert route.reason == "cli:ann: incident 7 (promoted by hand from shadow to canary, its gate not passed)"
+    assert decide(route, to_live("s")[1], TASK) is None  # the shadow gate's own verdict comes late
+    route = follow(order("promote"), route=route)
+    assert (route.stage, route.live.student_id, route.candidate) == ("live", "s", None)
+    assert "from canary to live" in route.reason
+    assert decide(route, order("promote"), TASK) is None
+
+
+def test_a_rollback_goes_back_to_the_student_before_and_from_there_to_the_teacher() -> None:
+    assert decide(None, order("rollback"), TASK) is None
+    route = follow(*to_live("old"), *to_live("new", 3), verdict(GatePassed, "next", "offline", 5, 4))
+    assert route.previous.student_id == "old"
+    route = follow(order("rollback"), route=route)
+    assert (route.stage, route.live.student_id, route.previous) == ("live", "old", None)
+    assert (route.candidate, set(route.retired), route.live.since) == (None, {"new", "next"}, at(20))
+    route = follow(order("rollback"), route=route)
+    assert (route.stage, route.live) == ("teacher", None)
+    assert decide(route, order("rollback"), TASK) is None
+
+
+def test_nobody_goes_back_to_a_student_from_before_an_alarm_or_an_order_to_the_teacher() -> None:
+    champions = (*to_live("old"), *to_live("new", 3))
+    for out in (drift("new"), order("teacher", 9)):
+        route = follow(*champions, out, *to_live("later", 12))
+        assert (route.live.student_id, route.previous) == ("later", None)
+        assert follow(order("rollback"), route=route).live is None
+
+
 def test_no_student_enters_a_task_of_high_criticality() -> None:
     assert decide(None, to_live("s")[0], task(criticality="high")) is None
 
@@ -159,6 +196,7 @@ EVENTS = st.lists(
             st.sampled_from(["offline", "shadow", "canary"]),
         ),
         st.builds(drift, st.sampled_from(["a", "b", "c"])),
+        st.builds(order, st.sampled_from(["promote", "rollback"])),
     ),
     max_size=25,
 )
@@ -178,3 +216,19 @@ def test_whatever_comes_versions_rise_by_one_and_the_retired_stay_out(events) ->
         # Delivered again, it changes nothing.
         assert decide(after, event, TASK) is None
         route = after
+
+
+def test_more_audits_are_asked_for_the_live_student_only_and_end_with_it() -> None:
+    def ask(name: str, pi: float | None) -> AuditRequested:
+        return AuditRequested(task="t", student_id=name, pi=pi, reason="inputs suspected")
+
+    assert decide(None, ask("s", 0.5), TASK) is None
+    live = follow(*to_live("s"))
+    assert decide(live, ask("other", 0.5), TASK) is None
+    assert decide(live, ask("s", None), TASK) is None
+    route = follow(ask("s", 0.5), route=live)
+    assert (route.audit_pi, route.live, route.reason) == (0.5, live.live, "inputs suspected")
+    assert decide(route, ask("s", 0.5), TASK) is None
+    assert follow(ask("s", None), route=route).audit_pi is None
+    assert follow(drift("s"), route=route).audit_pi is None
+    assert follow(*to_live("new", 12), route=route).audit_pi is None

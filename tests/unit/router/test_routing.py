@@ -108,3 +108,12 @@ def test_draws_are_uniform_repeatable_and_unrelated_between_purposes() -> None:
     assert 0.49 < sum(draws) / len(draws) < 0.51
     both = sum(draw(f"r{n}", "s", "audit") < 0.5 and draw(f"r{n}", "s", "canary") < 0.5 for n in range(5000))
     assert 1150 < both < 1350
+
+
+def test_a_route_may_ask_for_more_audits_never_for_fewer() -> None:
+    for wanted, share in ((0.5, 0.5), (0.01, 0.1), (None, 0.1)):
+        asked = route(live="s").model_copy(update={"audit_pi": wanted})
+        plans = [plan(request(n), task(), asked, None) for n in range(4000)]
+        audited = [p.audits[0] for p in plans if p.audits]
+        assert {audit.pi for audit in audited} == {share}
+        assert len(audited) / 4000 == pytest.approx(share, abs=0.03)

@@ -1,0 +1,94 @@
+"""How sure a student is of its answer: one number in [0, 1], the same in gates, in shadow's replay and in serving.
+
+- `max_probability`: the largest calibrated probability.
+- `margin`: the largest less the second.
+- `learned`: the probability that it agrees with its teacher, by a logistic regression on what `signals` gives, fitted
+  on texts that the student neither learned from nor was chosen on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["max_probability", "margin", "learned"]
+
+LARGEST = 30.0  # of log-odds and log-ratios: beyond it they say nothing more
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How confidence is computed. `weights`, `centre`, `scale` (one a signal) and `bias` matter to `learned` only."""
+
+    kind: Kind = "max_probability"
+    weights: tuple[float, ...] = ()
+    centre: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    bias: float = 0.0
+
+    def of(self, probabilities: NDArray[np.float64], signals: NDArray[np.float64] | None = None) -> float:
+        """The confidence of an answer with `probabilities` [labels]; `signals` [n] where the kind is `learned`."""
+        if self.kind == "max_probability":
+            return float(probabilities.max())
+        if self.kind == "margin":
+            second, first = np.partition(probabilities, -2)[-2:]
+            return float(first - second)
+        assert signals is not None
+        total = self.bias
+        for value, centre, scale, weight in zip(signals, self.centre, self.scale, self.weights, strict=True):
+            total += weight * (float(value) - centre) / scale
+        return 1.0 / (1.0 + math.exp(-max(-LARGEST, min(LARGEST, total))))
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Confidence:
+        """From what `student.json` holds. Raises `ValueError`, `TypeError`."""
+        found = cls(
+            kind=raw.get("kind", "max_probability"),
+            weights=tuple(float(value) for value in raw.get("weights", ())),
+            centre=tuple(float(value) for value in raw.get("centre", ())),
+            scale=tuple(float(value) for value in raw.get("scale", ())),
+            bias=float(raw.get("bias", 0.0)),
+        )
+        if found.kind not in get_args(Kind) or min(found.scale, default=1.0) <= 0.0:
+            raise ValueError(f"confidence {found.kind!r} or its scale is out of range")
+        return found
+
+
+def signals(
+    logits: NDArray[np.float32],
+    temperature: float,
+    pooled: NDArray[np.float32] | None = None,
+    centroids: NDArray[np.float32] | None = None,
+) -> NDArray[np.float64]:
+    """What the learned confidence looks at, float64 [3], or [5] where the student has an encoder.
+
+    Of `logits` [labels] over `temperature`: log-odds of the largest probability, log-ratio of the two largest, and the
+    free energy (log-sum-exp, Liu et al. 2010.03759), which is small for texts unlike those learned from. Of the
+    sentence vector `pooled` [width]: cosine distance to the answer's centroid, and how much nearer that is than the
+    next one; `centroids` [labels, width] are of length 1, or 0 where a label had no text.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    best = int(scaled.argmax())
+    others = np.delete(scaled, best)
+    top = scaled[best]
+    rest = _log_sum(others)
+    found = [_within(top - rest), _within(top - others.max()), _log_sum(np.array([top, rest]))]
+    if pooled is not None and centroids is not None:
+        length = float(np.linalg.norm(pooled))
+        distances = 1.0 - (centroids.astype(np.float64) @ pooled.astype(np.float64)) / max(length, 1e-12)
+        found += [distances[best], np.delete(distances, best).min() - distances[best]]
+    return np.array(found)
+
+
+def _log_sum(values: NDArray[np.float64]) -> float:
+    largest = float(values.max())
+    return largest + math.log(float(np.exp(values - largest).sum()))
+
+
+def _within(value: float) -> float:
+    return max(-LARGEST, min(LARGEST, float(value)))

@@ -1,0 +1,151 @@
+"""`student`: what each student architecture costs beside its teacher, and how often it agrees.
+
+The teacher is fitted on 20 labelled texts a label and answers the rest; every student and every peer learns from the
+same answers (SetFit from 8 a label, as its guide has it) and is asked about the same test texts. One thread each, CPU
+time of the own process. Students run as they serve: one text at a time, redaction and featurising included.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillhouse.distill.cut_encoder import encoder_source
+from stillhouse.models.student import OnnxStudent
+from stillhouse.models.teacher import EnsembleTeacher
+from tests.benchmarks import meta, peers
+from tests.benchmarks.peers.timing import measure
+from tests.benchmarks.population import CHOICES, Setting, prepare, trained
+from tests.benchmarks.report import percent, rate, table
+
+# Packages of each peer's environment; torch for the CPU, where the index has it.
+PEERS: dict[str, tuple[str, ...]] = {
+    "model2vec": ("model2vec[distill]", "scikit-learn", "torch==2.13.0"),
+    "embedding_lr": ("sentence-transformers", "scikit-learn", "torch==2.13.0"),
+    "setfit": ("setfit", "transformers<5", "torch==2.13.0"),
+}
+BATCH = 32
+HEADINGS = ("system", "texts / CPU-s", "× teacher", "p50 ms, 1 text", "MB", "agreement", "accuracy", "training CPU-s")
+
+
+def run(quick: bool, data: Path | None) -> dict[str, Any]:
+    """The result file of this benchmark."""
+    begun = meta.start()
+    repeats = 1 if quick else 3
+    setting = prepare(quick, data)
+    count = min(len(setting.test), 500 if quick else 2000)
+    places = np.random.default_rng(0).permutation(len(setting.test))[:count]
+    test = [setting.test[i].text for i in places]
+    said = [setting.test[i].label for i in places]
+    truth = [setting.truth[i] for i in places]
+    result: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    failed: dict[str, str] = {}
+
+    def keep(name: str, measured: dict[str, Any], **more: Any) -> None:
+        answers = measured.pop("answers")
+        versions.update(measured.pop("version", {}))
+        agrees = rate(sum(a == b for a, b in zip(answers, said, strict=True)), count)
+        result[name] = {
+            **measured,
+            **more,
+            "agreement": agrees["value"],
+            "agreement_interval": [agrees["low"], agrees["high"]],
+            "accuracy": sum(a == b for a, b in zip(answers, truth, strict=True)) / count,
+        }
+
+    if setting.teacher_folder is not None:
+        teacher = EnsembleTeacher(setting.task, setting.teacher_folder)
+        folders = (setting.teacher_folder, setting.teacher_folder.parents[3] / "encoders")
+        size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+        measured = measure(partial(_ask, teacher), test, BATCH, repeats)
+        keep("teacher", measured, bytes=size, how="encoder fp32, ONNX Runtime; head fitted on the seed")
+    for name in CHOICES:
+        folder = trained(name, setting)
+        keep(name, measure(_one_by_one(folder), test, 1, repeats), **_facts(folder))
+    keep("tfidf_lr", _tfidf_lr(setting, test, repeats))
+    for name, requirements in PEERS.items():
+        job = {
+            "kind": name,
+            "encoder": str(encoder_source()),
+            "train": [(row.text, row.label) for row in setting.train + setting.select],
+            "test": test,
+            "batch": BATCH,
+            "repeats": repeats,
+            "steps": 100 if quick else 1000,
+        }
+        try:
+            keep(name, peers.run(name, requirements, "classifiers.py", job, timeout_s=2400))
+        except peers.PeerFailed as error:
+            failed[name] = str(error)
+    if "teacher" in result:
+        for figures in result.values():
+            figures["times_cheaper_than_teacher"] = figures["texts_per_cpu_s"] / result["teacher"]["texts_per_cpu_s"]
+    if failed:
+        result["not_run"] = failed
+    packages = ("onnxruntime", "torch", "scikit-learn", "numpy")
+    result["meta"] = meta.finish(begun, repeats=repeats, quick=quick, data=setting.data, packages=packages)
+    result["meta"]["versions"] |= versions
+    result["meta"]["texts"] = {"learnt": len(setting.train) + len(setting.select), "asked": count}
+    return result
+
+
+def _ask(teacher: EnsembleTeacher, texts: Sequence[str]) -> Sequence[str]:
+    return [said.output for said in teacher.predict(texts)]
+
+
+def _one_by_one(folder: Path) -> Callable[[Sequence[str]], Sequence[str]]:
+    student = OnnxStudent(folder)
+    return lambda texts: [student.predict_text(text)[0] for text in texts]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
+    bits = f"int{facts.pop('table_bits')} tables, int{facts.pop('matrix_bits')} matrices".replace("int32", "fp32")
+    return {**facts, "how": f"{bits}, ONNX Runtime"}
+
+
+def _tfidf_lr(setting: Setting, test: list[str], repeats: int) -> dict[str, Any]:
+    """scikit-learn's TF-IDF of words and pairs with logistic regression, on the same answers."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = setting.train + setting.select
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, C=10)
+    )
+    cpu = time.process_time()
+    model.fit([row.text for row in rows], [row.label for row in rows])
+    spent = time.process_time() - cpu
+    measured = measure(lambda texts: [str(label) for label in model.predict(list(texts))], test, BATCH, repeats)
+    how = f"words and pairs, C = 10, on {len(rows)} answers"
+    return measured | {"bytes": len(pickle.dumps(model)), "training_cpu_s": spent, "how": how}
+
+
+def show(result: dict[str, Any]) -> str:
+    """The printed table, in Markdown."""
+    rows = [
+        [
+            name,
+            figures["texts_per_cpu_s"],
+            figures.get("times_cheaper_than_teacher"),
+            figures["p50_ms_batch1"],
+            figures["bytes"] / 1e6,
+            f"{percent(figures['agreement'])} "
+            f"({100 * figures['agreement_interval'][0]:.1f}–{100 * figures['agreement_interval'][1]:.1f})",
+            percent(figures["accuracy"]),
+            figures.get("training_cpu_s"),
+        ]
+        for name, figures in result.items()
+        if name not in ("meta", "not_run")
+    ]
+    lines = table(HEADINGS, rows)
+    return lines + "".join(f"\n\nNot run: {why}." for why in result.get("not_run", {}).values())
