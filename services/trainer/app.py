@@ -6,6 +6,7 @@ import os
 import socket
 from functools import partial
 
+from services.trainer.control import BudgetControl
 from services.trainer.handlers import build_router
 from services.trainer.lineage import log_regularly
 from services.trainer.settings import TrainerSettings
@@ -16,6 +17,7 @@ from stillhouse.bus.jobs import JobQueue, work
 from stillhouse.bus.redis import connect_redis, restore_regularly
 from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service, writable
+from stillhouse.bus.spending import Accounts, ledger_of
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -35,6 +37,7 @@ def build_app(settings: TrainerSettings) -> Service:
         queue,
         said.say,
         settings.home,
+        BudgetControl(store, Accounts(redis, ledger_of(store))),
         lease_s=settings.trainer_lease_s,
         evaluate_s=settings.trainer_evaluate_s,
     )

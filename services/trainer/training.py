@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from opentelemetry import trace
 
+from services.trainer.control import BudgetControl
 from services.trainer.lineage import wish_aliases
 from services.trainer.policy import Counts, Decision, Plan, decide, student_id_of
 from services.trainer.state import Input, TaskState, fold
@@ -53,6 +54,7 @@ class Training:
         queue: JobQueue,
         publish: Publish,
         home: Path,
+        control: BudgetControl,
         *,
         lease_s: float = 15.0,
         evaluate_s: float = 1.0,
@@ -62,6 +64,7 @@ class Training:
         self._store = store
         self._queue = queue
         self._publish = publish
+        self._control = control
         self._home = home.resolve()
         self._lease_s = lease_s
         self._evaluate_s = evaluate_s
@@ -91,6 +94,13 @@ class Training:
             self._parents[task.key] = parent
         self.dirty.add(task.key)
 
+    async def charge(self, event: CostIncurred) -> None:
+        """An overhead counts towards its task's limits. Unknown tasks are passed over."""
+        task = self.tasks.get(event.task_key)
+        if task is not None:
+            await self._control.charge(task, event)
+            self.mark(task.key)
+
     async def state(self, task: Task) -> TaskState:
         """What is known of `task` now."""
         return await self._states.get(task)
@@ -117,6 +127,7 @@ class Training:
         """Decide for one task, say so where the decision is new, and enqueue its job where it has one."""
         state = await self._states.get(task)
         decision = decide(task, state, await self._count(task, state))
+        decision = await self._control.weigh(task, decision, state.live)
         announced = f"{state.cause_id}\n{decision.strategy}\n{decision.reason}"
         if announced != state.announced:
             await self._publish(

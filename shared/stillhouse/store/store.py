@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,26 @@ class Store:
         conditions = [_of(task_key)] if task_key is not None else []
         conditions += [f"time > {literal(since)}"] if since is not None else []
         return self._ledger.read(" AND ".join(conditions) or "true").sort_by(_order("time", "entry_id"))
+
+    def count_ledger(self, task_key: str, since: datetime) -> int:
+        """How many entries are later than `since`. Cheap, as `count_examples`."""
+        tenant, task = _split(task_key)
+        return self._ledger.count(tenant, task, since)
+
+    def spent(self, task_key: str, since: datetime, until: datetime) -> float:
+        """USD spent at or after `since` and before `until`, read a day at a time.
+
+        What applications paid to their own teachers (purpose `observe`) is not spent here.
+        """
+        import pyarrow.compute as pc
+
+        total, begin = 0.0, since
+        while begin < until:
+            end = min(until, begin + timedelta(days=1))
+            where = f"{_of(task_key)} AND time >= {literal(begin)} AND time < {literal(end)} AND purpose <> 'observe'"
+            total += pc.sum(self._ledger.read(where, ["usd"])["usd"]).as_py() or 0.0
+            begin = end
+        return total
 
     def evaluations(self, task_key: str) -> pa.Table:
         """Verdicts in order of time."""
