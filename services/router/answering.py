@@ -26,7 +26,6 @@ from stillhouse.events import (
     RouteChanged,
     StudentRoute,
     follow_id,
-    now,
 )
 from stillhouse.models.port import Model, ModelError
 from stillhouse.models.rules import EscalationRules
@@ -133,9 +132,13 @@ class Answering:
         metrics().model_call.labels("teacher").observe(answer.latency_ms / 1000)
         return _Said(answer)
 
+    def usd_per_call(self, task: Task) -> float:
+        """The teacher's list price of now."""
+        return task.usd_per_call(self._spending.now())
+
     async def _priced(self, task: Task, asking: Awaitable[Answer]) -> Answer:
         """A teacher's answer at the list price of now; teachers know the one that their task file declares."""
-        answer, change = await asking, task.usd_per_call(now()) - task.teacher.usd_per_call
+        answer, change = await asking, self.usd_per_call(task) - task.teacher.usd_per_call
         return answer.model_copy(update={"cost_usd": max(0.0, answer.cost_usd + change)}) if change else answer
 
     async def ask_student(self, request: InferenceRequested, task: Task, student: StudentRoute) -> _Said:
@@ -212,7 +215,7 @@ class _Call:
             cost_usd=sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
             teacher_cost_usd=teacher.answer.cost_usd
             if teacher is not None and teacher.answer is not None
-            else self._task.usd_per_call(now()),
+            else self._models.usd_per_call(self._task),
             latency_ms=(time.perf_counter() - self._started) * 1000,
         )
         return Answered(completed, lambda: self._audits(completed))

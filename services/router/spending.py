@@ -100,6 +100,10 @@ class Spending:
         await self._settle_owed()
         return answer
 
+    def now(self) -> datetime:
+        """The time by which prices and limits hold."""
+        return self._clock()
+
     def refusal(self, task: Task) -> str | None:
         """Why nothing of `task` is answered now; None: it is, or nobody has found out yet that its limit is reached."""
         if task.budget.at_limit != "reject":

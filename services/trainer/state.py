@@ -60,6 +60,7 @@ class TaskState(BaseModel):
     cause_id: str = FIRST_CAUSE  # what the next job follows from
     forced: Forced | None = None
     announced: str = ""  # the last strategy and reason that were published
+    announcements: int = 0  # how many were: a decision that is taken again is another one
     seen: tuple[str, ...] = ()
 
 

@@ -132,7 +132,9 @@ class Training:
         if announced != state.announced:
             await self._publish(
                 BudgetEvaluated(
-                    id=follow_id(state.cause_id, BudgetEvaluated.TYPE, f"{task.key}\n{announced}"),
+                    id=follow_id(
+                        state.cause_id, BudgetEvaluated.TYPE, f"{task.key}\n{state.announcements}\n{announced}"
+                    ),
                     tenant=task.tenant,
                     task=task.name,
                     strategy=decision.strategy,
@@ -140,7 +142,8 @@ class Training:
                     numbers=decision.numbers,
                 )
             )
-            await self._states.change(task, lambda state: state.model_copy(update={"announced": announced}))
+            said = {"announced": announced, "announcements": state.announcements + 1}
+            await self._states.change(task, lambda state: state.model_copy(update=said))
         if decision.plan is not None:
             await self._enqueue(task, state, decision.plan)
         elif state.job_id is not None:

@@ -23,6 +23,8 @@ from stillhouse.tasks import Task
 Row = Mapping[str, Any]
 Kind = Literal["spending", "limit", "budget", "route", "verdict", "alarm", "training", "price"]
 
+# Of what happened at one time: causes before effects, the day's sum last.
+_ORDER: tuple[Kind, ...] = ("price", "training", "verdict", "alarm", "route", "limit", "budget", "spending")
 _NAMES = {
     "request": "requests",
     "audit": "audits",
@@ -61,7 +63,7 @@ def told(
     lines += [_verdict(task_key, row) for row in evaluations]
     if task is not None and entries:
         lines += _prices(task, since=min(row["time"] for row in entries), until=max(row["time"] for row in entries))
-    return sorted(lines, key=lambda line: line.time)
+    return sorted(lines, key=lambda line: (line.time, _ORDER.index(line.kind)))
 
 
 def _spending(task_key: str, entries: Sequence[Row]) -> Iterable[Line]:
