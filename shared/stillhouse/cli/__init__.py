@@ -9,6 +9,7 @@ from stillhouse.cli import (
     dlq,
     doctor,
     documents,
+    gates,
     ledger,
     lifecycle,
     operating,
@@ -33,7 +34,7 @@ def _root() -> None:
 for _panel, _commands in {
     "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
     "Requests": (requests.request, requests.send),
-    "What happens": (watching.routes, watching.students, watching.gate, watching.alerts, ledger.ledger),
+    "What happens": (watching.routes, watching.students, watching.alerts, ledger.ledger),
     "Orders": (operating.train,),
     "Documents": (documents.docs,),
 }.items():
@@ -41,5 +42,6 @@ for _panel, _commands in {
         app.command(rich_help_panel=_panel)(_command)
 app.add_typer(operating.route, name="route", rich_help_panel="Orders")
 app.add_typer(operating.teacher, name="teacher", rich_help_panel="Orders")
+app.add_typer(gates.app, name="gate", rich_help_panel="What happens")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")
 app.add_typer(topics.app, name="topics", rich_help_panel="The platform on this machine")
