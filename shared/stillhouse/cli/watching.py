@@ -192,6 +192,7 @@ def _show_verdict(decided: GateDecided) -> None:
     from rich.markup import escape
 
     more = f"; about {decided.needs_more:,} more cases are needed" if decided.needs_more else ""
+    more += f", for about ${decided.costs_usd:,.2f}" if more and decided.costs_usd is not None else ""
     console().print(
         f"\n[bold]{decided.stage}[/bold]  [{_COLOURS[decided.verdict]}]{decided.verdict}[/] "
         f"on {decided.n:,} cases, {when(decided.time)}: {escape(decided.reason)}{more}",
@@ -208,9 +209,9 @@ def _show_verdict(decided: GateDecided) -> None:
     console().print("  " + ", ".join(fact for fact in facts if fact), soft_wrap=True)
     if decided.conditions:
         show_table(
-            ["  condition", "verdict", "floor", "estimate", "lower", "upper", "n", "note"],
+            ["  condition", "verdict", "floor", "ceiling", "estimate", "lower", "upper", "n", "needs", "note"],
             [
-                [f"  {c.name}", c.verdict, c.floor, c.estimate, c.lower, c.upper, c.n, c.note]
+                [f"  {c.name}", c.verdict, c.floor, c.ceiling, c.estimate, c.lower, c.upper, c.n, c.needs_more, c.note]
                 for c in decided.conditions
             ],
             "",
