@@ -128,4 +128,4 @@ def test_changes_are_held_to_what_a_task_file_may_say() -> None:
     assert candidate_with(candidate, {"dim": 32}).dim == 32
     assert candidate_with(candidate, {}) == candidate
     with pytest.raises(ValueError, match="layers"):
-        candidate_with(candidate, {"layers": 5})
+        candidate_with(candidate, {"layers": 7})
