@@ -91,7 +91,7 @@ def _resized(candidate: StudentCandidate, *, larger: bool) -> Changes:
     """What makes the candidate larger or smaller; empty where it is as large or small as can be."""
     if candidate.architecture == "cut_encoder":
         layers = candidate.layers + (1 if larger else -1)
-        return {"layers": layers} if 2 <= layers <= 4 else {}
+        return {"layers": layers} if 2 <= layers <= 6 else {}
     dim = candidate.dim * 2 if larger else candidate.dim // 2
     return {"dim": dim} if 8 <= dim <= 1024 else {}
 
