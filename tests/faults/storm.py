@@ -168,7 +168,8 @@ async def _play(platform: Platform, llm: SlowLlm, seconds: float, seed: int, say
                 await until(lambda: live_student(platform), "the loop goes on: a student is live", 600, every=1.0)
             await load.settled(300)
         except AssertionError as error:
-            wrong.append(str(error))
+            left = [sent for sent in load.sent.values() if not sent.answered]
+            wrong.append(f"{error}; {len(left)} are not answered, such as {left[:3]}")
         errors = Counter(
             sent.completed.failure.code for sent in load.sent.values() if sent.completed and sent.completed.failure
         )
