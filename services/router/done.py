@@ -110,7 +110,7 @@ class DoneMarks:
         takes = [key for key, value in items if value is None]
         sets = [(key, value) for key, value in items if value is not None]
         keys = [*takes, *(key for key, _ in sets)]
-        arguments = [self._me, KEEP_S, *(value for _, value in sets)]
+        arguments: list[str | bytes | int] = [self._me, KEEP_S, *(value for _, value in sets)]
         found = iter(await self._ask("EVAL", MARK, len(keys), *keys, *arguments))
         return [next(found) if value is None else None for _, value in items]
 
@@ -121,7 +121,7 @@ class DoneMarks:
         """
         for last in (False, True):
             if self._connection is None:
-                self._connection = await self._redis.connection_pool.get_connection()
+                self._connection = await self._redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
             try:
                 await self._connection.send_command(*command)
                 found: list[bytes | None] = await self._connection.read_response()

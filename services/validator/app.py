@@ -9,6 +9,7 @@ from typing import Final
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
+from services.validator.recalibrating import Recalibrating
 from services.validator.reviewing import Reviewing
 from services.validator.settings import ValidatorSettings
 from services.validator.stage_states import StageStates
@@ -45,10 +46,12 @@ def build_app(settings: ValidatorSettings) -> Service:
         check_s=settings.validator_check_s,
     )
     reviewing = Reviewing(tasks, store, said.say, look_s=settings.validator_review_s)
+    recalibrating = Recalibrating(tasks, store, said.say, settings.home)
     broker.context.set_global("redis", redis)
     broker.context.set_global("gates", gates)
     broker.context.set_global("watching", Watching(tasks, store, StageStates(redis), gates, verdicts))
     broker.context.set_global("reviewing", reviewing)
+    broker.context.set_global("recalibrating", recalibrating)
     broker.include_router(build_router(settings.kafka))
     worker = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -63,6 +66,7 @@ def build_app(settings: ValidatorSettings) -> Service:
             partial(restore_regularly, redis, "validator", gates.recover),
             gates.check_regularly,
             reviewing.look_regularly,
+            partial(recalibrating.check_regularly, settings.validator_check_s),
             # One worker: two students judged at once would draw the same share of alpha.
             partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),
         ],

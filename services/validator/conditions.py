@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -27,9 +28,14 @@ def conditions_of(
     agreement = AgreementTest(1.0 - task.gate.epsilon, alpha)
     coverage = _Coverage(task.gate.min_coverage, alpha)
     for case in cases:
-        agreement.update(not case.loss(threshold))
+        if task.cascade.counts(case.served(threshold)):
+            agreement.update(not case.loss(threshold))
         coverage.update(case.served(threshold))
-    found = [_agreement(agreement), coverage.condition(), _payback(task, coverage, costs)]
+    found = [
+        _agreement(agreement, task.cascade.selective, len(cases)),
+        coverage.condition(),
+        _payback(task, coverage, costs),
+    ]
     for wanted in task.gate.condition:
         match wanted:
             case Recall():
@@ -96,7 +102,10 @@ class _Coverage:
         )
 
 
-def _agreement(test: AgreementTest) -> Condition:
+def _agreement(test: AgreementTest, selective: bool, cases: int) -> Condition:
+    needs_more = test.needs_more()
+    if selective and needs_more is not None:  # only the served ones of `cases` count
+        needs_more = math.ceil(needs_more * max(1, cases) / max(1, test.n))
     return Condition(
         name="agreement",
         verdict=test.verdict,
@@ -106,8 +115,9 @@ def _agreement(test: AgreementTest) -> Condition:
         upper=test.upper_bound(1 - test.alpha),
         n=test.n,
         evidence=finite_exp(test.log_e_pass),
-        note="1 - P(served and different), over all requests; anytime-valid bounds",
-        needs_more=test.needs_more(),
+        note=f"1 - {'P(different | served)' if selective else 'P(served and different), over all requests'}; "
+        "anytime-valid bounds",
+        needs_more=needs_more,
     )
 
 

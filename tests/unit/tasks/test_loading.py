@@ -40,6 +40,18 @@ def test_defaults_and_the_seed_path_starts_at_the_file(tmp_path) -> None:
     assert task.gate.epsilon == 0.05
 
 
+def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
+    overall = load_task(write(tmp_path, GOOD)).cascade
+    assert (overall.confidence, overall.counts(True), overall.counts(False)) == ("learned", True, True)
+    assert overall.sentence(0.05).startswith("At most 5.0% of all requests")
+    table = '[cascade]\npromise = "selective"\nconfidence = "margin"\ngroups = true\nrecalibrate_every = 500\n'
+    selective = load_task(write(tmp_path, GOOD + table)).cascade
+    assert (selective.confidence, selective.counts(True), selective.counts(False)) == ("margin", True, False)
+    assert selective.sentence(0.05) == "At most 5.0% of the requests that the student answers differ from the teacher."
+    with pytest.raises(TaskFileError, match=r"cascade\.promise"):
+        load_task(write(tmp_path, GOOD + '[cascade]\npromise = "most"\n'))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
