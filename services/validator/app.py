@@ -9,6 +9,7 @@ from typing import Final
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
+from services.validator.lineage import log_regularly
 from services.validator.settings import ValidatorSettings
 from services.validator.stage_states import StageStates
 from services.validator.verdicts import Verdicts
@@ -57,6 +58,7 @@ def build_app(settings: ValidatorSettings) -> Service:
         background=[
             partial(restore_regularly, redis, "validator", gates.recover),
             gates.check_regularly,
+            partial(log_regularly, gates.to_log, settings.home),
             # One worker: two students judged at once would draw the same share of alpha.
             partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),
         ],
