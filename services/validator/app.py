@@ -9,6 +9,7 @@ from typing import Final
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
+from services.validator.lineage import log_regularly
 from services.validator.recalibrating import Recalibrating
 from services.validator.reviewing import Reviewing
 from services.validator.settings import ValidatorSettings
@@ -67,6 +68,7 @@ def build_app(settings: ValidatorSettings) -> Service:
             gates.check_regularly,
             reviewing.look_regularly,
             partial(recalibrating.check_regularly, settings.validator_check_s),
+            partial(log_regularly, gates.to_log, settings.home),
             # One worker: two students judged at once would draw the same share of alpha.
             partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),
         ],
