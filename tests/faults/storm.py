@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -204,6 +205,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--fitted", type=Path, help="a folder that keeps the fitted teachers between storms")
     options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it says many times that the broker is away
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     fitted = options.fitted or folder / "fitted"
     fit(write_tasks(folder / "fit"), fitted)

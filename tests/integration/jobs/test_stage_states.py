@@ -75,22 +75,19 @@ async def test_whatever_is_delivered_how_often_each_audit_counts_once(redis) -> 
         random, name = Random(seed), ("default/intents", f"s{seed}", "canary")
         audits = [audit(n, loss=random.random() < 0.3) for n in range(random.randint(1, 40))]
         states, state = StageStates(redis), Canary.start(Gate(), 1e-9)
-        delivered: list[InferenceAudited] = []
-        while len({one.id for one in delivered}) < len(audits):
+        delivered: dict[str, InferenceAudited] = {}
+
+        async def rebuild(known=delivered) -> tuple[Canary, list[str]]:
+            rebuilt = Canary.start(Gate(), 1e-9)
+            for one in known.values():
+                rebuilt = step(rebuilt, one)
+            return rebuilt, list(known)
+
+        while len(delivered) < len(audits):
             batch = random.choices(audits, k=random.randint(1, 15))
             if random.random() < 0.2:
-                await redis.delete(
-                    *await redis.keys(f"*{name[1]}*")
-                )  # Redis was lost; the store has what was delivered
-            known = list({one.id: one for one in delivered}.values())
-
-            async def rebuild(known=known) -> tuple[Canary, list[str]]:
-                rebuilt = Canary.start(Gate(), 1e-9)
-                for one in known:
-                    rebuilt = step(rebuilt, one)
-                return rebuilt, [one.id for one in known]
-
+                await states.retire(*name[:2])  # as if Redis was lost; the store has what was delivered
             state = await states.add(Canary, name, batch, step, rebuild)
-            delivered += batch
+            delivered.update((one.id, one) for one in batch)
         test = AgreementTest.from_dict(state.test)
         assert (test.n, test.agreements) == (len(audits), sum(not one.loss for one in audits))

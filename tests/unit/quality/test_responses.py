@@ -185,6 +185,7 @@ def test_a_student_at_the_edge_of_one_condition_passes_at_most_alpha(broken: str
         cases = [
             case(
                 n,
+                context=("it has 12 rooms",) if broken == "hallucination" else (),
                 student="12 rooms." if broken == "agreement" and other[n] else "12 rooms",
                 hallucinated=bool(broken == "hallucination" and made_up[n]),
                 winner="other" if broken == "win rate" and lost[n] else "student",
