@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from stillhouse.events import Condition, GateDecided
 from stillhouse.tasks import StudentCandidate, Task
+from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF
 
 COSTLY: Final = ("pays", "cost", "size", "memory", "latency")  # how names of conditions begin
-CLASSES: Final = ("class:", "rare_class:")
 HARDER: Final = 0.95  # weight of the hard label for classes whose recall was lost; soft ones count T^2 times as much
 NEAR_AGREEMENT: Final = 0.05  # below the floor
 NEAR_COVERAGE: Final = 0.5  # of the floor
@@ -67,7 +67,7 @@ def candidate_with(candidate: StudentCandidate, changes: Changes) -> StudentCand
 
 
 def _label(condition: Condition) -> str | None:
-    for prefix in CLASSES:
+    for prefix in (RECALL_OF, RECALL_GAINED):
         if condition.name.startswith(prefix):
             return condition.name.removeprefix(prefix)
     return None

@@ -16,7 +16,7 @@ from stillhouse.quality.calibration_error import calibration_error
 from stillhouse.quality.eprocess import AgreementTest
 from stillhouse.quality.slices import SliceFinding, judge_differences, judge_slices
 from stillhouse.tasks import Task
-from stillhouse.tasks.conditions import Calibration, Cost, Memory, Recall, Size, Slice
+from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF, Calibration, Cost, Memory, Recall, Size, Slice
 
 SHARE_OF_A_LABEL = 0.01  # of the cases: labels that the task does not name are judged from here on
 
@@ -175,7 +175,7 @@ def _recall(wanted: Recall, threshold: float, cases: Sequence[Outcome], alpha: f
     # Where labels are not named, all are told of: a slice's share of alpha must not depend on which are judged now.
     told = [(c.teacher, not c.loss(threshold)) for c in cases if c.teacher in wanted.labels or not wanted.labels]
     note = "1 - P(served and different | the teacher's label); anytime-valid bounds"
-    found = _sliced("recall of", labels, judge_slices(told, wanted.floor, alpha), wanted.floor, note, len(cases))
+    found = _sliced(RECALL_OF.strip(), labels, judge_slices(told, wanted.floor, alpha), wanted.floor, note, len(cases))
     if wanted.margin is not None:
         pairs = [
             (case.teacher, int(case.champion_loss) - int(case.loss(threshold)))
@@ -185,7 +185,7 @@ def _recall(wanted: Recall, threshold: float, cases: Sequence[Outcome], alpha: f
         seen = tuple(label for label in labels if any(label == name for name, _ in pairs))
         note = "recall minus the live student's on the same cases; anytime-valid bounds"
         differences = judge_differences(pairs, wanted.margin, alpha)
-        found += _sliced("recall gained in", seen, differences, -wanted.margin, note, len(cases))
+        found += _sliced(RECALL_GAINED.strip(), seen, differences, -wanted.margin, note, len(cases))
     return found
 
 

@@ -29,25 +29,25 @@ HOPELESS = failed(broken("agreement", 0.7, 0.95))
 
 
 def test_lost_recall_of_rare_classes_teaches_their_hard_labels_on_the_same_rung() -> None:
-    remedy = remedy_for(TASK, 0, {}, 0, failed(broken("class:b"), broken("rare_class:c")))
+    remedy = remedy_for(TASK, 0, {}, 0, failed(broken("recall of b"), broken("recall gained in c")))
     assert remedy is not None
     assert (remedy.rung, remedy.variants) == (0, 1)
     assert remedy.changes == {"class_alpha": {"b": HARDER, "c": HARDER}}
     assert "b, c" in remedy.why
     # Taught so already: the next rung.
-    again = remedy_for(TASK, 0, remedy.changes, 1, failed(broken("class:b")))
+    again = remedy_for(TASK, 0, remedy.changes, 1, failed(broken("recall of b")))
     assert again is not None
     assert (again.rung, again.changes) == (1, {})
 
 
 def test_a_class_that_the_task_does_not_have_changes_nothing() -> None:
-    remedy = remedy_for(TASK, 0, {}, 0, failed(broken("class:gone")))
+    remedy = remedy_for(TASK, 0, {}, 0, failed(broken("recall of gone")))
     assert remedy is not None
     assert remedy.rung == 1
 
 
 def test_weak_students_with_lost_classes_climb_first() -> None:
-    remedy = remedy_for(TASK, 0, {}, 0, failed(broken("class:b"), broken("coverage", 0.1, 0.2)))
+    remedy = remedy_for(TASK, 0, {}, 0, failed(broken("recall of b"), broken("coverage", 0.1, 0.2)))
     assert remedy is not None
     assert (remedy.rung, remedy.changes) == (1, {})
 
@@ -104,13 +104,13 @@ def test_the_trainer_plans_the_remedy_and_starts_from_the_bottom_after_it() -> N
             state = fold(state, event, TASK)
         return state
 
-    state = folded(trained("s1", 1), failed(broken("class:b")), state=TaskState())
+    state = folded(trained("s1", 1), failed(broken("recall of b")), state=TaskState())
     decision = decide(TASK, state, ENOUGH)
     assert decision.plan is not None
     assert (decision.plan.rung, decision.plan.changes) == (0, {"class_alpha": {"b": HARDER}})
     assert "recall of b was lost" in decision.reason
     second = trained("s2", 3).model_copy(update={"changes": decision.plan.changes})
-    state = folded(second, failed(broken("class:b"), student_id="s2", minutes=4), state=state)
+    state = folded(second, failed(broken("recall of b"), student_id="s2", minutes=4), state=state)
     assert (state.rung, state.changes, state.variants) == (1, {}, 0)
     third = trained("s3", 5, rung=1)
     state = folded(third, failed(broken("agreement", 0.94, 0.95), student_id="s3", minutes=6), state=state)
@@ -119,8 +119,13 @@ def test_the_trainer_plans_the_remedy_and_starts_from_the_bottom_after_it() -> N
     assert (plan.rung, plan.changes) == (1, {"layers": 4})
     fourth = trained("s4", 7, rung=1).model_copy(update={"changes": plan.changes})
     state = folded(fourth, failed(broken("agreement", 0.94, 0.95), student_id="s4", minutes=8), state=state)
+    plan = decide(TASK, state, ENOUGH).plan
+    assert plan is not None
+    assert plan.changes == {"layers": 5}
+    fifth = trained("s5", 9, rung=1).model_copy(update={"changes": plan.changes})
+    state = folded(fifth, failed(broken("agreement", 0.94, 0.95), student_id="s5", minutes=10), state=state)
     assert decide(TASK, state, ENOUGH).plan is None
-    assert (state.rung, state.changes, state.since) == (0, {}, at(8))
+    assert (state.rung, state.changes, state.since) == (0, {}, at(10))
 
 
 def test_changes_are_held_to_what_a_task_file_may_say() -> None:
