@@ -111,6 +111,7 @@ class Reviewing:
             log.warning("unknown_task", task=event.task_key, event_type=event.TYPE)
             return
         minutes = task.review.minutes_per_case if event.minutes is None else event.minutes
+        listed = task.prices.usd("usd_per_human_hour", event.time)  # a price book knows prices that change
         cost = CostIncurred(
             id=follow_id(event.id, CostIncurred.TYPE, "review"),
             time=event.time,
@@ -118,7 +119,8 @@ class Reviewing:
             task=task.name,
             cause_id=event.review_id,
             kind="review",
-            usd=minutes / 60 * task.review.usd_per_hour,
+            usd=minutes / 60 * (task.review.usd_per_hour if listed is None else listed),
+            human_minutes=minutes,
             note=f"{minutes:g} minutes of a person, {event.reason}",
         )
         await self._publish(cost)

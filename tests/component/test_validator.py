@@ -253,5 +253,6 @@ async def test_a_persons_time_is_booked_once_at_the_tasks_price(service_environm
     assert [(cost.kind, cost.cause_id) for cost in booked] == [("review", "review")] * 3
     assert len({cost.id for cost in booked}) == 2
     assert [cost.usd for cost in booked] == pytest.approx([3.0, 3.0, 0.5])
+    assert [cost.human_minutes for cost in booked] == [6.0, 6.0, 1.0]
     for stop in service.on_stop:
         await stop()

@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from services.observer.recorder import Recorder
+from stillhouse.bus.metering import Meter
 from stillhouse.cli import app
 from stillhouse.cli.reading import events_of, read_records
 from stillhouse.events import ExampleReviewed, ReviewRequested, follow_id
 from stillhouse.store import AuditRow, CaseRow, ExampleRow, Store
 from stillhouse.store.redaction import input_hash
+from tests.unit.trainer.tasks import make_task
 
 TASK_FILE = """
 [task]
@@ -28,7 +30,7 @@ usd_per_call = 0.002
 [[student]]
 architecture = "hashed_ngrams"
 """
-KEY = "default/intents"
+KEY, TASK = "default/intents", make_task()
 
 
 def example(number: int, **changes: Any) -> ExampleRow:
@@ -129,7 +131,7 @@ async def typed(broker, valkey, home, monkeypatch):
         return events_of(await read_records(broker.settings, [ExampleReviewed.TYPE]))
 
     async def observe() -> None:
-        await Recorder(store, nobody_hears, {KEY}).reviews(await said())
+        await Recorder(store, nobody_hears, {KEY: TASK}, Meter("capture", {KEY: TASK})).reviews(await said())
 
     run.kafka, run.valkey, run.store, run.said, run.observe = broker.settings, valkey, store, said, observe
     return run
