@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MINUTES ?= 10
+SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down test test-slow test-all lint types schemas bench clean
+.PHONY: help venv demo up down test test-slow storm test-all lint types schemas bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +34,9 @@ test: $(STAMP) lint types ## Lint, types, import contracts and every test that t
 
 test-slow: $(STAMP) ## Only the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+storm: $(STAMP) ## Random faults under load: make storm MINUTES=10 SEED=7
+	$(BIN)/python -m tests.faults.storm --minutes $(MINUTES) --seed $(SEED)
 
 test-all: test test-slow ## Everything
 

@@ -27,11 +27,12 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
     store = Store(settings.home / "store")
-    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "drift-monitor.jsonl")
     states = States(redis, store, settings.drift_monitor_window)
     looking = Looking(tasks, InputStates(redis), store, said.say)
     broker.context.set_global("redis", redis)
-    broker.context.set_global("watching", Watching(tasks, states, looking, said.say))
+    watching = Watching(tasks, states, looking, said.say)
+    broker.context.set_global("watching", watching)
     broker.include_router(build_router(settings.kafka))
 
     async def redis_ready() -> bool:
@@ -40,7 +41,7 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     return Service(
         name="drift-monitor",
         broker=broker,
-        background=[said.repeat],
+        background=[said.repeat, watching.ask_regularly],
         on_stop=[redis.aclose],
         ready={"redis": redis_ready},
     )

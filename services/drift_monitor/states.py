@@ -46,7 +46,8 @@ class States:
                         state, marks = await asyncio.to_thread(self._rebuild, task, student_id)
                         known = set(marks)
                     new = {audit.id: audit for audit in audits if audit.id not in known}.values()
-                    state = count(state, ((audit.request_id, audit.loss) for audit in new), self._window)
+                    counted = (audit for audit in new if task.cascade.counts(audit.would_serve))
+                    state = count(state, ((audit.request_id, audit.loss) for audit in counted), self._window)
                     marks |= {audit.id: audit.time.timestamp() for audit in new}
                     pipe.multi()  # type: ignore[no-untyped-call]
                     pipe.set(key, state.model_dump_json())
@@ -118,7 +119,8 @@ class States:
 
     def _rebuild(self, task: Task, student_id: str) -> tuple[Watch, dict[str, float]]:
         rows = [row for row in self._store.audits(task.key, student_id).to_pylist() if row["stage"] == "live"]
-        losses = ((row["request_id"], row["would_serve"] and not row["agrees"]) for row in rows)
+        counted = [row for row in rows if task.cascade.counts(row["would_serve"])]
+        losses = ((row["request_id"], row["would_serve"] and not row["agrees"]) for row in counted)
         return count(Watch.start(task), losses, self._window), {
             row["audit_id"]: row["time"].timestamp() for row in rows
         }

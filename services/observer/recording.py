@@ -37,8 +37,11 @@ _KINDS: Final = {"serve": "request", "observe": "request", "gate": "gate", "back
 def sample_of(completed: InferenceCompleted) -> Sample:
     """How a teacher answer outside of audits was come by; what is not known to be unbiased is an `escalation`.
 
-    A policy answer is part of the full sample only as long as the requests beside it are: before a student serves.
+    A policy answer is part of the full sample only as long as the requests beside it are: before a student serves. What
+    a teacher is asked for a gate or a check was drawn from what is recorded: it is no request of the traffic.
     """
+    if completed.purpose == "gate":
+        return "escalation"
     if completed.purpose == "observe" or completed.reason in _UNCONDITIONAL:
         return "full"
     if completed.reason == "policy" and completed.stage in ("teacher", "shadow"):

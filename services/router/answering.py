@@ -184,7 +184,7 @@ class _Call:
             if asked.answer is None:
                 log.warning("student_failed", student_id=chosen.serving.student_id, error=asked.error)
                 reason = "student_failed"
-            elif asked.answer.confidence < chosen.serving.threshold:
+            elif asked.answer.confidence < chosen.serving.threshold_for(self._request.group):
                 reason = "below_threshold"
             else:
                 said = asked
@@ -210,7 +210,7 @@ class _Call:
             audited=bool(chosen.audits),
             teacher=teacher.answer if teacher is not None else None,
             student=student,
-            threshold=chosen.serving.threshold if chosen.serving is not None else None,
+            threshold=chosen.serving.threshold_for(self._request.group) if chosen.serving is not None else None,
             route_version=self._version,
             cost_usd=sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
             teacher_cost_usd=teacher.answer.cost_usd
@@ -268,7 +268,7 @@ class _Call:
         self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float
     ) -> InferenceAudited:
         request, student = self._request, said.answer
-        would_serve = student is not None and student.confidence >= audit.student.threshold
+        would_serve = student is not None and student.confidence >= audit.student.threshold_for(request.group)
         serving = self._plan.serving
         served = completed.served_by == "student" and serving is not None
         served = served and serving is not None and serving.student_id == audit.student.student_id
@@ -288,7 +288,7 @@ class _Call:
             teacher=teacher,
             student=student,
             student_error=said.error or None,
-            threshold=audit.student.threshold,
+            threshold=audit.student.threshold_for(request.group),
             would_serve=would_serve,
             agrees=not would_serve or (student is not None and exact(student.output, teacher.output)),
             served_by="student" if served else "teacher",

@@ -10,13 +10,14 @@ from stillhouse.events import (
     RouteRequested,
     Stage,
     StudentRoute,
+    ThresholdRecalibrated,
     follow_id,
 )
 from stillhouse.tasks import Task
 
 REMEMBERED = 50  # retired students, and operators' orders, that a route names
 
-Control = GateDecided | DriftDetected | RouteRequested | AuditRequested
+Control = GateDecided | DriftDetected | RouteRequested | AuditRequested | ThresholdRecalibrated
 
 
 def decide(route: RouteChanged | None, event: Control, task: Task) -> RouteChanged | None:
@@ -31,6 +32,8 @@ def decide(route: RouteChanged | None, event: Control, task: Task) -> RouteChang
             after = _requested(before, event)
         case AuditRequested():
             after = _audited(before, event)
+        case ThresholdRecalibrated():
+            after = _recalibrated(before, event)
     if after is None:
         return None
     stage: Stage = "live" if after.live else (after.candidate_stage or "teacher")
@@ -197,6 +200,20 @@ def _audited(route: RouteChanged, event: AuditRequested) -> RouteChanged | None:
     if route.live is None or route.live.student_id != event.student_id or route.audit_pi == event.pi:
         return None
     return _changed(route, event, event.reason, audit_pi=event.pi)
+
+
+def _recalibrated(route: RouteChanged, event: ThresholdRecalibrated) -> RouteChanged | None:
+    """Another threshold for the live student, each round at most once; one that drifted is live no more."""
+    live = route.live
+    if live is None or live.student_id != event.student_id or event.round <= live.recalibrated or not event.moved:
+        return None
+    update = {
+        "threshold": event.threshold,
+        "group_thresholds": event.group_thresholds,
+        "unproven_threshold": event.unproven_threshold,
+        "recalibrated": event.round,
+    }
+    return _changed(route, event, event.reason, live=live.model_copy(update=update))
 
 
 def _changed(route: RouteChanged, event: Control, reason: str, **update: object) -> RouteChanged:

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from services.router.together import Together
@@ -54,6 +55,7 @@ class DoneMarks:
         self._me = HELD + uuid.uuid4().hex.encode()
         self._marking = Together(self._mark)
         self._living: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
 
     async def begin(self, request_id: str) -> InferenceCompleted | None:
         """None: it is ours to answer now. Otherwise its answer, for which this waits while another router has it."""
@@ -97,6 +99,7 @@ class DoneMarks:
         if self._living is not None:
             self._living.cancel()
             await asyncio.gather(self._living, return_exceptions=True)
+        await self._drop()
         try:
             await self._redis.delete(_alive(self._me))
         except (RedisError, OSError) as error:
@@ -107,10 +110,33 @@ class DoneMarks:
         takes = [key for key, value in items if value is None]
         sets = [(key, value) for key, value in items if value is not None]
         keys = [*takes, *(key for key, _ in sets)]
-        arguments = [self._me, KEEP_S, *(value for _, value in sets)]
-        said = self._redis.execute_command("EVAL", MARK, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
-        found = iter(await said)
+        arguments: list[str | bytes | int] = [self._me, KEEP_S, *(value for _, value in sets)]
+        found = iter(await self._ask("EVAL", MARK, len(keys), *keys, *arguments))
         return [next(found) if value is None else None for _, value in items]
+
+    async def _ask(self, *command: str | bytes | int) -> list[bytes | None]:
+        """One command over a connection that is kept: fetching one from the pool costs twice what the command does.
+
+        Tried again once, on a new connection, for Redis may have been restarted. Only one task asks at a time.
+        """
+        for last in (False, True):
+            if self._connection is None:
+                self._connection = await self._redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                await self._connection.send_command(*command)
+                found: list[bytes | None] = await self._connection.read_response()
+                return found
+            except BaseException as error:
+                await self._drop()  # broken, or with an answer under way that is not the next one's
+                if last or not isinstance(error, RedisError | OSError):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._redis.connection_pool.release(connection)
 
     async def _live(self) -> None:
         while True:

@@ -10,14 +10,28 @@ from faststream.kafka import KafkaRouter
 
 from services.router.control import RouteController
 from stillhouse.bus import subscriber_options
-from stillhouse.events import AuditRequested, DriftDetected, GateFailed, GatePassed, GateUndecided, RouteRequested
+from stillhouse.events import (
+    AuditRequested,
+    DriftDetected,
+    GateFailed,
+    GatePassed,
+    GateUndecided,
+    RouteRequested,
+    ThresholdRecalibrated,
+)
 from stillhouse.settings import Kafka
 
-CONTROL = (GatePassed, GateFailed, GateUndecided, DriftDetected, RouteRequested, AuditRequested)
+CONTROL = (GatePassed, GateFailed, GateUndecided, DriftDetected, RouteRequested, AuditRequested, ThresholdRecalibrated)
 
 
 async def on_control(
-    event: GatePassed | GateFailed | GateUndecided | DriftDetected | RouteRequested | AuditRequested,
+    event: GatePassed
+    | GateFailed
+    | GateUndecided
+    | DriftDetected
+    | RouteRequested
+    | AuditRequested
+    | ThresholdRecalibrated,
     controller: Annotated[RouteController, Context("controller")],
 ) -> None:
     """Obey a verdict, an alarm, an operator, or a wish for more audits."""

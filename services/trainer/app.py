@@ -29,7 +29,7 @@ def build_app(settings: TrainerSettings) -> Service:
     store = Store(settings.home / "store")
     broker = make_broker(settings, "trainer")
     queue = JobQueue(redis, "training")
-    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "trainer.jsonl")
     training = Training(
         tasks,
         States(redis, store, settings.home),

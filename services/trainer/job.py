@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 
-from services.trainer.dataset import DataError, choose, freeze, teachable, without_golden
+from services.trainer.dataset import DataError, choose, freeze, replay_weight, teachable, without_golden
+from services.trainer.remedy import candidate_with
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
@@ -67,7 +68,7 @@ def main(folder: Path) -> int:
 def _train(folder: Path) -> None:
     job: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     task, home = Task.model_validate(job["task"]), Path(job["home"])
-    candidate, student_id = task.students[job["rung"]], str(job["student_id"])
+    candidate, student_id = candidate_with(task.students[job["rung"]], job.get("changes", {})), str(job["student_id"])
     if job.get("batch_size"):  # halved after each time that memory ran out
         candidate = candidate.model_copy(update={"batch_size": int(job["batch_size"])})
     report = _Progress(folder)
@@ -156,6 +157,7 @@ def _data(
     from stillhouse.distill.data import LabelledText
 
     cutoff = datetime.fromisoformat(job["cutoff"])
+    since = datetime.fromisoformat(job["since"]) if job.get("since") else None
     store, golden = Store(home / "store"), _golden(task)
     recorded = store.reviewed_examples(task.key, until=cutoff)
     rows = without_golden(recorded, golden)
@@ -170,9 +172,14 @@ def _data(
             labels=len(task.labels),
         )
         taught = teachable(rows, suspects, teacher_version)
-        since = datetime.fromisoformat(job["since"]) if job.get("since") else None
         by_group = task.group_by == "group"
-        chosen = choose(taught, largest=task.budget.max_train_examples, since=since, by_group=by_group)
+        chosen = choose(
+            taught,
+            largest=task.budget.max_train_examples,
+            since=since,
+            replay_share=task.drift.replay_share,
+            by_group=by_group,
+        )
         dataset = freeze(chosen, home / "datasets", cutoff)
         reviewed = {
             "texts_with_human_label": sum(item.review_id is not None for item in chosen),
@@ -185,16 +192,22 @@ def _data(
         rows = without_golden(store.reviewed_examples(task.key, until=cutoff), golden)
     else:
         dataset = DatasetRef.model_validate(frozen)
-    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split"])
+    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split", "time"])
+    frozen_rows = table.to_pylist()
+    times = [row["time"] for row in frozen_rows if row["split"] == "train"]
+    replayed = replay_weight(times, since, task.drift.replay_share)
     by_id = {row["example_id"]: row for row in rows}
     texts: dict[str, list[LabelledText]] = {"train": [], "select": []}
-    for example_id, split in zip(table["example_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-        row = by_id.get(example_id)
+    for entry in frozen_rows:
+        row = by_id.get(entry["example_id"])
         if row is None or row["output"] not in task.labels:
             continue  # erased since, or answered with a label that the task no longer has
-        text = LabelledText(row["input"], row["output"], _distribution(row["distribution"]))
-        times = task.review.human_weight if split == "train" and row["provenance"] == "human" else 1
-        texts[split] += [text] * times
+        weight = replayed if since is not None and entry["time"] <= since else 1.0
+        if entry["split"] == "train" and row["provenance"] == "human":
+            weight *= task.review.human_weight
+        if weight > 0:
+            distribution = _distribution(row["distribution"])
+            texts[entry["split"]].append(LabelledText(row["input"], row["output"], distribution, weight))
     if not texts["train"] or not texts["select"]:
         raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
     return dataset, texts["train"], texts["select"], teacher_version, left_out

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from services.trainer.remedy import candidate_with
 from services.trainer.states import OUTCOME_FILE
 from stillhouse.bus.jobs import read_json, write_json
 from stillhouse.events import RouteChanged, StudentTrained
@@ -106,7 +107,7 @@ def main(folder: Path) -> int:
     run_id = log_training_run(
         Path(job["home"]),
         student=student,
-        parameters=task.students[student.rung].model_dump(mode="json"),
+        parameters=candidate_with(task.students[student.rung], student.changes).model_dump(mode="json"),
         curves=read_json(folder / "curves.json") or [],
     )
     register_student(Path(job["home"]), student=student, run_id=run_id)

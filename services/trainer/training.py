@@ -85,7 +85,7 @@ class Training:
         if task is None:
             log.warning("unknown_task", task=event.task_key, event_type=event.TYPE)
             return
-        await self._states.change(task, lambda state: fold(state, event, len(task.students)))
+        await self._states.change(task, lambda state: fold(state, event, task))
         if isinstance(event, RouteChanged):
             for folder in await asyncio.to_thread(wish_aliases, event, self._home):
                 await self.to_log.put(folder)
@@ -167,9 +167,10 @@ class Training:
                 "task_key": task.key,
                 "task": task.model_dump(mode="json"),
                 "rung": plan.rung,
+                "changes": plan.changes,
                 "home": str(self._home),
                 "cutoff": datetime.now(UTC).isoformat(),
-                "since": state.since.isoformat() if state.since else None,
+                "since": state.changed_at.isoformat() if state.changed_at else None,
                 "cause_id": plan.cause_id,
                 "traceparent": self._parents.get(task.key),
             }
@@ -270,6 +271,7 @@ class Training:
             job_id=job.job_id,
             architecture=task.students[told["rung"]].architecture,
             rung=told["rung"],
+            changes=told.get("changes", {}),
             artefact=ArtefactRef.model_validate(result["artefact"]),
             dataset=DatasetRef.model_validate(result["dataset"]),
             teacher_version=result["teacher_version"],

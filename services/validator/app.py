@@ -9,6 +9,8 @@ from typing import Final
 
 from services.validator.gates import Gates
 from services.validator.handlers import build_router
+from services.validator.lineage import log_regularly
+from services.validator.recalibrating import Recalibrating
 from services.validator.reviewing import Reviewing
 from services.validator.settings import ValidatorSettings
 from services.validator.stage_states import StageStates
@@ -31,7 +33,7 @@ def build_app(settings: ValidatorSettings) -> Service:
     redis = connect_redis(settings.redis)
     store = Store(settings.home / "store")
     broker = make_broker(settings, "validator")
-    said = Said(settings.kafka, partial(publish, broker, source=SOURCE))
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "validator.jsonl")
     queue = JobQueue(redis, "gates")
     verdicts = Verdicts(store, said.say, settings.home)
     gates = Gates(
@@ -45,10 +47,12 @@ def build_app(settings: ValidatorSettings) -> Service:
         check_s=settings.validator_check_s,
     )
     reviewing = Reviewing(tasks, store, said.say, look_s=settings.validator_review_s)
+    recalibrating = Recalibrating(tasks, store, said.say, settings.home)
     broker.context.set_global("redis", redis)
     broker.context.set_global("gates", gates)
     broker.context.set_global("watching", Watching(tasks, store, StageStates(redis), gates, verdicts))
     broker.context.set_global("reviewing", reviewing)
+    broker.context.set_global("recalibrating", recalibrating)
     broker.include_router(build_router(settings.kafka))
     worker = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -63,6 +67,8 @@ def build_app(settings: ValidatorSettings) -> Service:
             partial(restore_regularly, redis, "validator", gates.recover),
             gates.check_regularly,
             reviewing.look_regularly,
+            partial(recalibrating.check_regularly, settings.validator_check_s),
+            partial(log_regularly, gates.to_log, settings.home),
             # One worker: two students judged at once would draw the same share of alpha.
             partial(work, queue, worker, gates.run, lease_s=settings.validator_lease_s),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +16,7 @@ from stillhouse.quality.calibration_error import calibration_error
 from stillhouse.quality.eprocess import AgreementTest
 from stillhouse.quality.slices import SliceFinding, judge_differences, judge_slices
 from stillhouse.tasks import Task
-from stillhouse.tasks.conditions import Calibration, Cost, Memory, Recall, Size, Slice
+from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF, Calibration, Cost, Memory, Recall, Size, Slice
 
 SHARE_OF_A_LABEL = 0.01  # of the cases: labels that the task does not name are judged from here on
 
@@ -27,9 +28,14 @@ def conditions_of(
     agreement = AgreementTest(1.0 - task.gate.epsilon, alpha)
     coverage = _Coverage(task.gate.min_coverage, alpha)
     for case in cases:
-        agreement.update(not case.loss(threshold))
+        if task.cascade.counts(case.served(threshold)):
+            agreement.update(not case.loss(threshold))
         coverage.update(case.served(threshold))
-    found = [_agreement(agreement), coverage.condition(), _payback(task, coverage, costs)]
+    found = [
+        _agreement(agreement, task.cascade.selective, len(cases)),
+        coverage.condition(),
+        _payback(task, coverage, costs),
+    ]
     for wanted in task.gate.condition:
         match wanted:
             case Recall():
@@ -96,7 +102,10 @@ class _Coverage:
         )
 
 
-def _agreement(test: AgreementTest) -> Condition:
+def _agreement(test: AgreementTest, selective: bool, cases: int) -> Condition:
+    needs_more = test.needs_more()
+    if selective and needs_more is not None:  # only the served ones of `cases` count
+        needs_more = math.ceil(needs_more * max(1, cases) / max(1, test.n))
     return Condition(
         name="agreement",
         verdict=test.verdict,
@@ -106,8 +115,9 @@ def _agreement(test: AgreementTest) -> Condition:
         upper=test.upper_bound(1 - test.alpha),
         n=test.n,
         evidence=finite_exp(test.log_e_pass),
-        note="1 - P(served and different), over all requests; anytime-valid bounds",
-        needs_more=test.needs_more(),
+        note=f"1 - {'P(different | served)' if selective else 'P(served and different), over all requests'}; "
+        "anytime-valid bounds",
+        needs_more=needs_more,
     )
 
 
@@ -165,7 +175,7 @@ def _recall(wanted: Recall, threshold: float, cases: Sequence[Outcome], alpha: f
     # Where labels are not named, all are told of: a slice's share of alpha must not depend on which are judged now.
     told = [(c.teacher, not c.loss(threshold)) for c in cases if c.teacher in wanted.labels or not wanted.labels]
     note = "1 - P(served and different | the teacher's label); anytime-valid bounds"
-    found = _sliced("recall of", labels, judge_slices(told, wanted.floor, alpha), wanted.floor, note, len(cases))
+    found = _sliced(RECALL_OF.strip(), labels, judge_slices(told, wanted.floor, alpha), wanted.floor, note, len(cases))
     if wanted.margin is not None:
         pairs = [
             (case.teacher, int(case.champion_loss) - int(case.loss(threshold)))
@@ -175,7 +185,7 @@ def _recall(wanted: Recall, threshold: float, cases: Sequence[Outcome], alpha: f
         seen = tuple(label for label in labels if any(label == name for name, _ in pairs))
         note = "recall minus the live student's on the same cases; anytime-valid bounds"
         differences = judge_differences(pairs, wanted.margin, alpha)
-        found += _sliced("recall gained in", seen, differences, -wanted.margin, note, len(cases))
+        found += _sliced(RECALL_GAINED.strip(), seen, differences, -wanted.margin, note, len(cases))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from opentelemetry import trace
 
+from services.validator.lineage import EVALUATED_FILE
 from services.validator.verdicts import Verdicts
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Job, JobQueue, read_json, run_process, write_json
 from stillhouse.events import Condition, CostIncurred, Event, Measured, StudentEvaluated, StudentTrained, follow_id, now
@@ -67,6 +68,7 @@ class Gates:
         self._check_s = check_s
         self._waiting: dict[str, Waiting] = {}
         self._undecided: dict[str, StudentTrained] = {}  # offline gates, waiting or at work
+        self.to_log: asyncio.Queue[Path] = asyncio.Queue()  # folders of decided gates, for the lineage loop
 
     async def open_offline(self, student: StudentTrained) -> None:
         """Queue the offline gate of a new student; the same event twice queues it once."""
@@ -214,7 +216,11 @@ class Gates:
             final = bool(judgement["final"])
             wanted = min(LOOK_AFTER, judgement["needs_more"] or 1)
             if final:
-                await self._publish(_evaluated(task, student, result))
+                evaluated = _evaluated(task, student, result)
+                await self._publish(evaluated)
+                gate = self._home / "jobs" / gate_id
+                await asyncio.to_thread(write_json, gate / EVALUATED_FILE, evaluated.model_dump(mode="json"))
+                await self.to_log.put(gate)
         await self._publish(_cost(task, student, f"{gate_id}.{number}", kind, float(result["cpu_seconds"])))
         counted = int(result.get("counted", 0))
         outcome = {"final": final, "counted": counted, "wanted": wanted}

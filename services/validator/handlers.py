@@ -8,6 +8,7 @@ from faststream import AckPolicy, Context
 from faststream.kafka import KafkaMessage, KafkaRouter
 
 from services.validator.gates import Gates
+from services.validator.recalibrating import Recalibrating
 from services.validator.reviewing import Reviewing
 from services.validator.watching import Watching
 from stillhouse.bus import decode_batch, subscriber_options
@@ -20,9 +21,15 @@ async def on_student_trained(event: StudentTrained, gates: Annotated[Gates, Cont
     await gates.open_offline(event)
 
 
-async def on_audits(message: KafkaMessage, watching: Annotated[Watching, Context("watching")]) -> None:
-    """Shadow and canary tests; an audit that is delivered again is counted once."""
-    await watching.audited(await decode_batch(message, InferenceAudited))
+async def on_audits(
+    message: KafkaMessage,
+    watching: Annotated[Watching, Context("watching")],
+    recalibrating: Annotated[Recalibrating, Context("recalibrating")],
+) -> None:
+    """Shadow and canary tests, where an audit that is delivered again is counted once; recalibration of live ones."""
+    audits = await decode_batch(message, InferenceAudited)
+    await watching.audited(audits)
+    recalibrating.audited(audits)
 
 
 async def on_route_changed(event: RouteChanged, watching: Annotated[Watching, Context("watching")]) -> None:

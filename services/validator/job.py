@@ -115,7 +115,11 @@ def offline(
         "CPU per prediction": f"{student_usd / price * 1000 if price else 0.0:.3f} ms",
         "judged at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    _write_text(report, render(shown, judgement, outcomes, threshold, task.gate.epsilon, alpha, account))
+    promise = task.cascade.sentence(task.gate.epsilon)
+    counted_cases = [case for case in outcomes if task.cascade.counts(case.served(threshold))]
+    _write_text(
+        report, render(shown, judgement, outcomes, counted_cases, threshold, task.gate.epsilon, promise, alpha, account)
+    )
     return {
         "judgement": asdict(judgement) | {"conditions": [c.model_dump() for c in judgement.conditions]},
         "threshold": threshold,
@@ -160,7 +164,7 @@ def _fix(
     cpu_each = (time.process_time() - started) / len(rows)
     confidence = np.array([float(value) for _, value in said])
     agrees = np.array([compare.same(label, row["output"]) for (label, _), row in zip(said, rows, strict=True)])
-    chosen = choose_threshold(confidence, agrees, task.gate.epsilon / 2)
+    chosen = choose_threshold(confidence, agrees, task.gate.epsilon / 2, selective=task.cascade.selective)
     judged = store.evaluations(task.key).select(["student_id", "time"]).to_pylist()
     k, alpha = share(task.gate.alpha, ((row["student_id"], row["time"]) for row in judged), student.student_id)
     live = next((route.live for route in store.latest_routes() if route.task_key == task.key), None)

@@ -19,17 +19,22 @@ def render(
     facts: Mapping[str, object],
     judgement: Judgement,
     outcomes: Sequence[Outcome],
+    promised: Sequence[Outcome],
     threshold: float,
     epsilon: float,
+    promise: str,
     alpha: float,
     account: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page. `facts` are shown as they are, in order; no input text is on it."""
+    """The page. `facts` are shown as they are, in order; `promised` are the outcomes that the promise is about.
+
+    No input text is on it.
+    """
     lost = Counter(o.teacher for o in outcomes if o.loss(threshold))
     asked = Counter(o.teacher for o in outcomes)
     paragraphs = [
         f"{judgement.reason}.",
-        f"The promise: at most {epsilon:.1%} of all requests are answered by the student and differ from the teacher.",
+        f"The promise: {promise}",
     ]
     if judgement.costs_usd is not None:
         paragraphs.append(f"The cases still needed cost about ${judgement.costs_usd:,.2f} of teacher calls.")
@@ -41,7 +46,7 @@ def render(
         paragraphs,
         judgement.conditions,
         facts,
-        figures=[_agreement_path(outcomes, threshold, epsilon, alpha), reliability_figure(_bins(outcomes))],
+        figures=[_agreement_path(promised, threshold, epsilon, alpha), reliability_figure(_bins(outcomes))],
         tables=[
             table("Labels with losses", ("teacher's label", "losses", "cases"), losses),
             table("The task's alpha account", ("", "student", "alpha spent", "verdict"), spent),

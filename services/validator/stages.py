@@ -36,6 +36,7 @@ class Canary(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     test: dict[str, Any]
+    n: int = 0  # audits; the test counts fewer where the promise is selective
     served: int = 0
     announced: bool = False
 
@@ -128,13 +129,17 @@ def _latency_of(gate: Gate) -> Latency | None:
     return next((one for one in gate.condition if isinstance(one, Latency)), None)
 
 
-def canary_step(state: Canary, audit_loss: bool, would_serve: bool) -> Canary:
-    """Count one audit, policy requests too: they are part of all requests, and agree."""
+def canary_step(state: Canary, audit_loss: bool, would_serve: bool, *, selective: bool = False) -> Canary:
+    """Count one audit, policy requests too: they are part of all requests, and agree.
+
+    With `selective` the test counts what the student would serve, and nothing else.
+    """
     test = AgreementTest.from_dict(state.test)
     if test.verdict != "undecided":
         return state
-    test.update(not audit_loss)
-    return state.model_copy(update={"test": test.to_dict(), "served": state.served + would_serve})
+    if would_serve or not selective:
+        test.update(not audit_loss)
+    return state.model_copy(update={"test": test.to_dict(), "served": state.served + would_serve, "n": state.n + 1})
 
 
 class StageVerdict(BaseModel):
@@ -160,7 +165,7 @@ def canary_verdict(state: Canary, gate: Gate) -> StageVerdict:
     """Passed, failed, or undecided: for good at the end of the case budget."""
     test = AgreementTest.from_dict(state.test)
     lower, upper = test.lower_bound(1 - test.alpha), test.upper_bound(1 - test.alpha)
-    final = test.verdict != "undecided" or test.n >= gate.max_cases
+    final = test.verdict != "undecided" or state.n >= gate.max_cases
     evidence = math.exp(min(test.log_e_pass, 700.0))
     needs_more = None if final else test.needs_more()
     estimate = test.agreements / test.n if test.n else None
@@ -173,7 +178,8 @@ def canary_verdict(state: Canary, gate: Gate) -> StageVerdict:
         upper=upper,
         n=test.n,
         evidence=evidence,
-        note="1 - P(served and different) over all canary audits; anytime-valid bounds",
+        note=f"1 - {'P(different | served)' if test.n < state.n else 'P(served and different)'} over canary audits; "
+        "anytime-valid bounds",
         needs_more=needs_more,
     )
     said = {"passed": "above", "failed": "below", "undecided": "not yet above or below"}[test.verdict]
@@ -187,7 +193,7 @@ def canary_verdict(state: Canary, gate: Gate) -> StageVerdict:
         lower=lower,
         upper=upper,
         alpha=test.alpha,
-        coverage=state.served / test.n if test.n else None,
+        coverage=state.served / state.n if state.n else None,
         needs_more=needs_more,
         conditions=[condition],
     )

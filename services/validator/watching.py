@@ -97,14 +97,15 @@ class Watching:
         audits: Sequence[InferenceAudited],
     ) -> None:
         def step(state: Canary, audit: InferenceAudited) -> Canary:
-            return canary_step(state, audit.loss, audit.would_serve)
+            return canary_step(state, audit.loss, audit.would_serve, selective=task.cascade.selective)
 
         async def rebuild() -> tuple[Canary, Sequence[str]]:
             state, seen = Canary.start(task.gate, gated.alpha), []
             table = await asyncio.to_thread(self._store.audits, task.key, student.student_id)
             for row in table.sort_by("time").to_pylist():
                 if row["stage"] == "canary":
-                    state = canary_step(state, row["would_serve"] and not row["agrees"], row["would_serve"])
+                    lost = row["would_serve"] and not row["agrees"]
+                    state = canary_step(state, lost, row["would_serve"], selective=task.cascade.selective)
                     seen.append(row["audit_id"])
             return state, seen
 

@@ -49,6 +49,7 @@ FAST_MS, SLOW_MS, SLOW_SHARE = 5.0, 2000.0, 0.1
 STEP = 1.5  # from one offered rate to the next
 QUEUE_MS = 250.0
 SYSTEMS = {"stillhouse": "router", "aiokafka_floor": "floor"}
+REPEATS, SECONDS = 5, 8.0
 SOAK_REQUESTS, SOAK_PART = 200_000, 10_000
 
 
@@ -59,7 +60,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
 
 async def _run(quick: bool) -> dict[str, Any]:
     begun = meta.start()
-    repeats, seconds = (1, 5.0) if quick else (5, 8.0)
+    repeats, seconds = (1, 5.0) if quick else (REPEATS, SECONDS)
     kafka: dict[str, Any] = {}
     for name, what in SYSTEMS.items():
         async with served(what) as server:

@@ -37,8 +37,8 @@ SELECTIVE, OVERALL, DELTA = 0.05, 0.03, 0.05
 DRAWS = 1000
 LADDER = {
     "stillhouse_hashed_ngrams": StudentCandidate(architecture="hashed_ngrams", epochs=20),
-    "stillhouse_cut3": StudentCandidate(architecture="cut_encoder", layers=3, epochs=6),
-    "stillhouse_cut6": StudentCandidate(architecture="cut_encoder", layers=6, epochs=6),
+    "stillhouse_cut3": StudentCandidate(architecture="cut_encoder", layers=3, epochs=5),
+    "stillhouse_cut6": StudentCandidate(architecture="cut_encoder", layers=6, epochs=5, learning_rate=3e-4),
 }
 TRACER = ("tracer-llm==0.3.3",)
 MAPIE = ("mapie==1.6.0",)

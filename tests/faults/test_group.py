@@ -47,7 +47,7 @@ async def spread(platform: Platform, names: list[str]) -> list[float]:
 async def test_a_group_of_routers_shares_the_load_and_loses_nothing(platform, llm, members) -> None:
     llm.asked.clear()
     names = ["router", *(f"router-{n}" for n in range(2, members + 1))]
-    async with Load.of(platform.settings, members) as load, asyncio.timeout(900):
+    async with Load.of(platform.settings, members) as load, asyncio.timeout(1800):
         async with load.running(15):
             for name in names[1:]:  # join, under load
                 if name not in platform.members:

@@ -62,7 +62,7 @@ def replaying(home: Path) -> bool:
 
 async def test_a_student_goes_live_once_though_every_service_is_killed_on_its_way(platform) -> None:
     home = platform.home
-    async with Load.of(platform.settings, 11, again=True) as load, asyncio.timeout(900):
+    async with Load.of(platform.settings, 11, again=True) as load, asyncio.timeout(1800):
         async with load.running(12):
             await until(lambda: training(home), "a training under way", 300, every=0.01)
             await platform.kill("trainer")

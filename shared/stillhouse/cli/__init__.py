@@ -11,6 +11,7 @@ from stillhouse.cli import (
     doctor,
     documents,
     erase,
+    gates,
     ledger,
     lifecycle,
     operating,
@@ -37,7 +38,7 @@ for _panel, _commands in {
     "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
     "Requests": (requests.request, requests.send),
     "Before money is spent": (advise.advise,),
-    "What happens": (watching.routes, watching.students, watching.gate, watching.alerts),
+    "What happens": (watching.routes, watching.students, watching.alerts),
     "Orders": (operating.train, erase.erase),
     "Documents": (documents.docs,),
 }.items():
@@ -47,5 +48,6 @@ app.add_typer(ledger.app, name="ledger", rich_help_panel="What happens")
 app.add_typer(operating.route, name="route", rich_help_panel="Orders")
 app.add_typer(operating.teacher, name="teacher", rich_help_panel="Orders")
 app.add_typer(review.app, name="review", rich_help_panel="Orders")
+app.add_typer(gates.app, name="gate", rich_help_panel="What happens")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")
 app.add_typer(topics.app, name="topics", rich_help_panel="The platform on this machine")

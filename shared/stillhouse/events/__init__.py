@@ -20,7 +20,13 @@ from stillhouse.events.reviews import (
     ReviewResolved,
     ReviewVerdict,
 )
-from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested, StudentRoute
+from stillhouse.events.routes import (
+    AuditRequested,
+    RouteChanged,
+    RouteRequested,
+    StudentRoute,
+    ThresholdRecalibrated,
+)
 from stillhouse.events.students import (
     ArtefactRef,
     BudgetEvaluated,
@@ -91,6 +97,7 @@ __all__ = [
     "StudentRoute",
     "StudentTrained",
     "SuspicionKind",
+    "ThresholdRecalibrated",
     "Topic",
     "TrainingFailed",
     "TrainingRequested",

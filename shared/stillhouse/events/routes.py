@@ -33,6 +33,23 @@ class AuditRequested(Event):
     reason: str
 
 
+class ThresholdRecalibrated(Event):
+    """A round of recalibration on the live student's audits: what threshold they certify, and whether it moves."""
+
+    TYPE: ClassVar[str] = "threshold.recalibrated"
+
+    student_id: str
+    round: int = Field(ge=1)
+    moved: bool
+    threshold: float
+    previous_threshold: float
+    group_thresholds: dict[str, float] = Field(default_factory=dict)
+    unproven_threshold: float | None = None
+    n: int = Field(description="Audits of this round.")
+    alpha: float = Field(description="Share of the student's alpha spent on this round.")
+    reason: str
+
+
 class StudentRoute(Value):
     """A student as the router needs it."""
 
@@ -41,6 +58,20 @@ class StudentRoute(Value):
     artefact: ArtefactRef
     threshold: float
     since: AwareDatetime
+    group_thresholds: dict[str, float] = Field(default_factory=dict, description="Instead of `threshold`, by group.")
+    unproven_threshold: float | None = Field(
+        default=None,
+        description="Of groups that have none of their own; above 1 the teacher answers. None: `threshold`.",
+    )
+    recalibrated: int = Field(default=0, description="Rounds of recalibration that it has been through.")
+
+    def threshold_for(self, group: str | None) -> float:
+        """The confidence from which it serves a request of `group`."""
+        if group is None:
+            return self.threshold
+        return self.group_thresholds.get(
+            group, self.threshold if self.unproven_threshold is None else self.unproven_threshold
+        )
 
 
 class RouteChanged(Event):

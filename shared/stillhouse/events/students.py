@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -82,6 +82,9 @@ class StudentTrained(Event):
     job_id: str
     architecture: str
     rung: int = Field(ge=0, description="Position among the task's candidates, cheapest first.")
+    changes: dict[str, Any] = Field(
+        default_factory=dict, description="Where the trainer left the task file's candidate to mend what a gate found."
+    )
     artefact: ArtefactRef
     dataset: DatasetRef
     teacher_version: str

@@ -9,7 +9,7 @@ from stillhouse.events._base import Event
 from stillhouse.events.examples import CostIncurred, ExampleRecorded
 from stillhouse.events.inference import InferenceAudited, InferenceCompleted, InferenceParked, InferenceRequested
 from stillhouse.events.reviews import ExampleReviewed, ReviewRequested, ReviewResolved
-from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested
+from stillhouse.events.routes import AuditRequested, RouteChanged, RouteRequested, ThresholdRecalibrated
 from stillhouse.events.students import (
     BudgetEvaluated,
     DriftCleared,
@@ -53,7 +53,7 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 
 
 CATALOGUE: Final[tuple[Topic, ...]] = (
-    _by_request(InferenceRequested, 1, ("client", "cli", "router"), ("router",)),
+    _by_request(InferenceRequested, 1, ("client", "cli", "router", "drift-monitor"), ("router",)),
     _by_request(InferenceParked, 32, ("router",), ("router",)),
     _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(
@@ -93,6 +93,7 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
     _control(DriftSuspected, ("drift-monitor",), ("client",)),
     _control(DriftCleared, ("drift-monitor",), ("client",)),
     _control(AuditRequested, ("drift-monitor",), ("router",)),
+    _control(ThresholdRecalibrated, ("validator",), ("router",)),
     _control(RouteRequested, ("cli",), ("router",)),
     Topic(
         RouteChanged.TYPE,

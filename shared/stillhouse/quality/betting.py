@@ -127,22 +127,23 @@ class ScoreTest:
         return self.low + unit * (self.high - self.low)
 
 
-def mean_lower_bound(scores: ArrayLike, confidence: float) -> float:
+def mean_lower_bound(scores: ArrayLike, confidence: float, times: float = 1.0) -> float:
     """The confidence sequence's one-sided lower bound for the mean of `scores` in [0, 1]; 0 without scores.
 
-    P(the mean is below it, at any of the looks) <= 1 - confidence. ValueError for a confidence outside (0, 1).
+    P(the mean is below it, at any of the looks) <= 1 - confidence. With `times` it is a forecast: the bound as it would
+    be with so many times these cases. ValueError for a confidence outside (0, 1).
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence of {confidence} is impossible; give a number between 0 and 1")
     values, counts = np.unique(np.asarray(scores, dtype=np.float64), return_counts=True)
     if values.size == 0 or values[-1] <= 0.0:
         return 0.0
-    target = -math.log1p(-confidence)
+    target, weights = -math.log1p(-confidence), counts * times
     # K falls in m: infinite at 0, at most 1 at the sample's mean (the logarithm is concave).
     rejected, kept = 0.0, float(values @ counts / counts.sum())
     while kept - rejected > 1e-10:
         middle = (rejected + kept) / 2
-        if log_capital(values, counts, middle) >= target:
+        if log_capital(values, weights, middle) >= target:
             rejected = middle
         else:
             kept = middle

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
 
@@ -49,6 +51,11 @@ def clopper_pearson_upper(errors: int, n: int, delta: float) -> float:
     """
     _check(errors, n, 1 - delta)
     return 1.0 if errors == n else float(betaincinv(errors + 1, n - errors, 1 - delta))
+
+
+def clopper_pearson_uppers(errors: NDArray[np.int64], n: NDArray[np.int64], delta: float) -> NDArray[np.float64]:
+    """`clopper_pearson_upper` of many counts at once, float64 of their shape; the counts are taken as valid."""
+    return np.where(errors >= n, 1.0, betaincinv(errors + 1.0, np.maximum(n - errors, 1.0), 1 - delta))
 
 
 def _check(successes: int, n: int, confidence: float) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stillhouse.quality.binomial import clopper_pearson_upper
+from stillhouse.quality.binomial import clopper_pearson_uppers
 
 SERVE_NOTHING: Final = 1.01
 """A threshold above every confidence."""
@@ -49,36 +49,43 @@ def walk_of(
     `n` cases may be expected to be smallest: stricter thresholds serve too few cases to show anything, and the walk
     would end at the first. ValueError for arrays that do not match or are empty.
     """
-    scores = np.unique(np.asarray(confidence, dtype=np.float64))
-    table = _Table.of(confidence, agrees, scores)
+    table = _Table.of(confidence, agrees, np.unique(np.asarray(confidence, dtype=np.float64)))
     served = table.served / table.n
     first = 0
     if selective:
         # As many cases, and losses in the same proportion and one more: rates near 0 are not to be believed.
-        trials = np.maximum(np.round(served * n), 1).astype(int)
-        losses = np.minimum(np.ceil((table.losses + 1) / table.n * n).astype(int), trials)
-        bounds = [clopper_pearson_upper(int(k), int(m), delta) for k, m in zip(losses, trials, strict=True)]
-        first = int(np.argmin(bounds))
-    wanted = np.linspace(served[first], 1.0, steps)
-    places = np.searchsorted(served, wanted, side="left").clip(first, table.grid.size - 1)
+        starts = np.unique(_places(served, 0, steps))
+        trials = np.maximum(np.round(served[starts] * n), 1).astype(np.int64)
+        losses = np.minimum(np.ceil((table.losses[starts] + 1) / table.n * n).astype(np.int64), trials)
+        first = int(starts[np.argmin(clopper_pearson_uppers(losses, trials, delta))])
     # The loosest one serves every case, not only those more confident than the least confident seen so far.
-    return np.unique(np.append(table.grid[places], 0.0))
+    return np.unique(np.append(table.grid[_places(served, first, steps)], 0.0))
+
+
+def _places(served: NDArray[np.float64], first: int, steps: int) -> NDArray[np.int64]:
+    """Places in `served`, which rises, from `first` to the end, at equal steps of its value."""
+    wanted = np.linspace(served[first], 1.0, steps)
+    return np.searchsorted(served, wanted, side="left").clip(first, served.size - 1)
 
 
 def choose_threshold(
-    confidence: ArrayLike, agrees: ArrayLike, epsilon: float, grid: ArrayLike | None = None
+    confidence: ArrayLike, agrees: ArrayLike, epsilon: float, grid: ArrayLike | None = None, *, selective: bool = False
 ) -> Threshold:
-    """The smallest threshold of the grid whose observed overall risk is at most `epsilon`; `SERVE_NOTHING` if none is.
+    """The smallest threshold of the grid whose observed risk is at most `epsilon`; `SERVE_NOTHING` if none is.
 
-    `confidence`: shape (n,), in [0, 1]; `agrees`: shape (n,), bool. This promises nothing about new cases: choose at
+    `confidence`: shape (n,), in [0, 1]; `agrees`: shape (n,), bool. The risk is over all cases, or with `selective`
+    over those served, of which there must be one at least. This promises nothing about new cases: choose at
     half of the epsilon that is to be certified, then certify on other cases. ValueError for arrays that do not match.
     """
     table = _Table.of(confidence, agrees, default_grid() if grid is None else grid)
     if table.n == 0:
         return Threshold(SERVE_NOTHING, 0.0, 0.0, 0)
-    allowed = np.flatnonzero(table.losses / table.n <= epsilon)
-    # The grid is strict to loose and losses only grow along it, so the last allowed one serves most.
-    return table.at(int(allowed[-1])) if allowed.size else Threshold(SERVE_NOTHING, 0.0, 0.0, table.n)
+    trials = table.served if selective else np.full(table.grid.size, table.n)
+    allowed = np.flatnonzero((table.losses <= epsilon * trials) & (trials > 0))
+    # The grid is strict to loose, so the last allowed one serves most.
+    return (
+        table.at(int(allowed[-1]), selective=selective) if allowed.size else Threshold(SERVE_NOTHING, 0.0, 0.0, table.n)
+    )
 
 
 def certify_fixed(
@@ -104,13 +111,10 @@ def certify_fixed(
     if not (0.0 < epsilon < 1.0 and 0.0 < delta < 1.0):
         raise ValueError(f"epsilon {epsilon} and delta {delta} must both lie between 0 and 1")
     table = _Table.of(confidence, agrees, grid)
-    certified: Threshold | None = None
-    for i in range(table.grid.size):
-        trials = int(table.served[i]) if selective else table.n
-        if clopper_pearson_upper(int(table.losses[i]), trials, delta) > epsilon:
-            break
-        certified = table.at(i, selective=selective)
-    return certified
+    trials = table.served if selective else np.full(table.grid.size, table.n)
+    kept = clopper_pearson_uppers(table.losses, trials, delta) <= epsilon
+    walked = table.grid.size if kept.all() else int(np.argmin(kept))
+    return table.at(walked - 1, selective=selective) if walked else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
 from stillhouse.tasks.section import Section
+
+# How the names of a label's conditions begin; the label follows. The trainer's remedies go by them.
+RECALL_OF: Final = "recall of "
+RECALL_GAINED: Final = "recall gained in "
 
 
 class Recall(Section):

@@ -102,10 +102,20 @@ class StudentCandidate(Section):
     dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
     alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
+    class_alpha: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="alpha for single labels: rare ones may be taught better by the label than by soft probabilities.",
+    )
     epochs: int = Field(default=12, ge=1, le=500)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
     seed: int = 0
+    variants: int = Field(
+        default=2,
+        ge=0,
+        le=4,
+        description="Larger, smaller or otherwise mended versions that may be tried by themselves.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -169,7 +179,11 @@ class Task(Section):
         return labels
 
     @model_validator(mode="after")
-    def _rules_use_known_labels(self) -> Task:
+    def _known_labels_are_used(self) -> Task:
+        for candidate in self.students:
+            for label in candidate.class_alpha:
+                if label not in self.labels:
+                    raise ValueError(f"class_alpha of a student names {label!r}, which is not in labels")
         for rule in self.teacher.escalate:
             if rule.label is not None and rule.label not in self.labels:
                 raise ValueError(f"escalation rule {rule.name!r} decides {rule.label!r}, which is not in labels")

@@ -1,8 +1,9 @@
 """A month in under a minute: a task with limits, a change of price and a drift, through the platform's own decisions.
 
 `python -m tests.integration.economics.month` prints it in words. Simulated are the clock, the texts, the two models (a
-teacher that knows, a student that agrees in 98 of 100 cases until the 16th and in 70 afterwards) and what a training and
-a gate take; everything that decides, pays, books and explains is the platform's, with a real Valkey and a real store.
+teacher that knows, a student that agrees in 98 of 100 cases until the 16th and in 70 afterwards) and what a training
+and a gate take; everything that decides, pays, books and explains is the platform's, with a real Valkey and a real
+store.
 """
 
 from __future__ import annotations

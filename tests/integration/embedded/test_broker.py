@@ -13,9 +13,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from stillhouse.bus import client_options, encode, producer_options
 from stillhouse.bus.connection import declare_anew, undeclared
 from stillhouse.bus.incarnation import Incarnation, keys_of
-from stillhouse.bus.said import Said
+from stillhouse.bus.said import KEPT, Said
 from stillhouse.embedded.broker import EmbeddedBroker
-from stillhouse.events import CATALOGUE, Event, InferenceRequested
+from stillhouse.events import CATALOGUE, BudgetEvaluated, Event, InferenceRequested
+from tests.faults.outside import read
 from tests.unit.trainer.tasks import gate_failed, trained
 
 TOPIC = InferenceRequested.TYPE
@@ -76,23 +77,34 @@ async def test_another_log_is_seen_once_its_topics_are_declared(broker, admin) -
     await incarnation.stop()
 
 
-async def test_what_a_service_said_of_late_is_in_the_new_log(broker, producer) -> None:
+async def test_what_a_service_said_is_in_every_new_log_though_it_was_killed_with_the_old_one(
+    broker, producer, tmp_path
+) -> None:
     async def publish(event: Event, *, traceparent: str | None = None) -> None:
         record = encode(event, source="/tests", traceparent=traceparent)
         await producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
 
-    said = Said(broker.settings, publish)
-    events = [trained("s1", 1), gate_failed("s1", 2)]
+    file = tmp_path / "said" / "trainer.jsonl"
+    before = Said(broker.settings, publish, file)
+    for number in range(2 * KEPT):
+        await before.say(gate_failed(f"s{number}", number))
+    await before.say(BudgetEvaluated(task="intents", strategy="collecting", reason="nobody has to hear it"))
+    with file.open("a") as left:
+        left.write('{"type": "gate.fai')  # it was killed
+
+    said = Said(broker.settings, publish, file)
+    await said.say(trained("s1", 1))
     repeating = asyncio.create_task(said.repeat())
-    for event in events:
-        await said.say(event)
     for _ in range(2):
         os.kill(broker.pid, signal.SIGKILL)
         await broker.ended()
         await broker.start()
         async with asyncio.timeout(60):
-            for event in events:
-                while await keys_of(broker.settings, event.TYPE) != {event.task_key}:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
+            while not await read(broker.settings, "student.trained"):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        failed = await read(broker.settings, "gate.failed")
+        assert [event.student_id for event in failed] == [f"s{number}" for number in range(KEPT + 1, 2 * KEPT)]
+        assert await read(broker.settings, "budget.evaluated") == []
     repeating.cancel()
     await asyncio.gather(repeating, return_exceptions=True)
+    assert len(file.read_text().splitlines()) == KEPT

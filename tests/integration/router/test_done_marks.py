@@ -38,7 +38,8 @@ async def test_answers_are_set_and_requests_taken_in_one_go(redis) -> None:
     setting = (marks.set(f"r-{n}", answer(n)) for n in range(20, 60))
     found, _ = await asyncio.gather(asyncio.gather(*taking), asyncio.gather(*setting))
     assert found == [None] * 40  # they were taken before they were set
-    found = await asyncio.gather(*(DoneMarks(redis).begin(f"r-{n}") for n in range(20, 60)))
+    other = DoneMarks(redis)
+    found = await asyncio.gather(*(other.begin(f"r-{n}") for n in range(20, 60)))
     assert [answer and answer.output for answer in found] == [f"answer {n}" for n in range(20, 60)]
 
 
@@ -76,3 +77,14 @@ async def test_a_server_that_is_away_costs_an_answer_and_nothing_more(free_tcp_p
     assert await asyncio.gather(*(marks.begin(f"r-{n}") for n in range(3))) == [None] * 3
     await marks.set("r-1", answer(1))
     await client.aclose()
+
+
+async def test_a_server_that_was_restarted_is_asked_again(valkey, redis) -> None:
+    marks = DoneMarks(redis)
+    assert await marks.begin("r-1") is None
+    await redis.client_kill_filter(_type="normal", skipme=True)  # what a restart does to connections
+    await marks.set("r-1", answer(1))
+    found = await DoneMarks(redis).begin("r-1")
+    assert found is not None
+    assert found.output == "answer 1"
+    await marks.leave()

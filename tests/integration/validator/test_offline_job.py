@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from datetime import timedelta
 
@@ -142,7 +143,7 @@ def test_a_job_killed_after_its_outcomes_counts_each_case_once(tmp_path) -> None
     assert after[: len(before)] == before
     ids = [one["case_id"] for one in after]
     assert len(ids) == len(set(ids)) == result["judgement"]["n"]
-    assert {"e0", "e119"} <= set(ids)
+    assert {"e1", "e119"} <= set(ids)
     assert (gated.gate / "fixed.json").read_text() == fixed
     # And a round that ended is not judged again.
     assert gated.look()["judgement"] == result["judgement"]
@@ -162,3 +163,24 @@ def test_clocks_that_jump_never_make_a_lesson_a_question(tmp_path) -> None:
     gated.look()
     judged = json.loads((gated.gate / "outcomes.json").read_text())
     assert [one["case_id"] for one in judged] == ["e4"]
+
+
+def test_what_a_gate_found_is_logged_once(tmp_path) -> None:
+    from services.validator.gates import _evaluated
+    from services.validator.lineage import EVALUATED_FILE, LOGGED_FILE, unlogged
+    from stillhouse.bus.jobs import read_json, write_json
+
+    gated = make(tmp_path)
+    gated.add(0, 200)
+    evaluated = _evaluated(gated.task, gated.student, gated.look())
+    assert evaluated.verdict == "passed"
+    assert evaluated.agreement.lower > 0.95
+    assert evaluated.teacher_version == "t1"
+    write_json(gated.gate / EVALUATED_FILE, evaluated.model_dump(mode="json"))
+    assert unlogged(gated.home) == [gated.gate]
+    command = [sys.executable, "-m", "services.validator.lineage", str(gated.gate)]
+    subprocess.run(command, check=True, timeout=120)
+    logged = read_json(gated.gate / LOGGED_FILE)
+    assert unlogged(gated.home) == []
+    subprocess.run(command, check=True, timeout=120)
+    assert read_json(gated.gate / LOGGED_FILE) == logged

@@ -54,6 +54,7 @@ def test_help_is_there_in_half_a_second_of_computing() -> None:
         ("dlq", "list"),
         ("train", "--task", "t"),
         ("route", "teacher", "--task", "t", "--reason", "r"),
+        ("route", "set", "t", "--action", "rollback", "--reason", "r"),
         ("request", "--task", "t", "--input", "x"),
         ("review", "next"),
         ("review", "approve", "x"),

@@ -31,7 +31,7 @@ from tests.unit.observer.events import T0, audited, completed, said
     [
         ({}, "full"),
         ({"reason": "shadow", "stage": "shadow"}, "full"),
-        ({"reason": "pinned", "stage": "live", "purpose": "gate"}, "full"),
+        ({"reason": "pinned", "stage": "live", "purpose": "gate"}, "escalation"),
         ({"reason": "pinned", "purpose": "backfill"}, "full"),
         ({"reason": "criticality"}, "full"),
         ({"reason": None, "purpose": "observe"}, "full"),

@@ -16,6 +16,7 @@ from stillhouse.quality import (
     certify_fixed,
     choose_threshold,
     default_grid,
+    walk_of,
 )
 
 EPSILON, DELTA = 0.05, 0.05
@@ -52,6 +53,18 @@ def test_certified_selective_walk_breaks_its_promise_at_most_delta_of_the_time()
     broken = np.mean([t is not None and selective_risk(t.value) > EPSILON for t in found])
     assert broken <= DELTA
     assert np.mean([t is not None for t in found]) > 0.4
+
+
+def test_a_walk_from_other_cases_keeps_both_promises_and_serves_nearly_what_it_may() -> None:
+    rng = np.random.default_rng(6)
+    for selective, risk in ((True, selective_risk), (False, overall_risk)):
+        found = []
+        for _ in range(400):
+            walk = walk_of(*draw(rng, 400), 1500, DELTA, selective=selective)
+            found.append(certify_fixed(*draw(rng, 1500), EPSILON, DELTA, walk, selective=selective))
+        assert np.mean([t is not None and risk(t.value) > EPSILON for t in found]) <= DELTA
+        served = np.mean([0.0 if t is None else t.coverage for t in found])
+        assert served > (0.04 if selective else 0.38)  # of the 0.25 and 0.5 that the population allows
 
 
 def test_empirical_threshold_breaks_the_same_promise_nearly_half_of_the_time() -> None:
@@ -107,6 +120,30 @@ def test_chosen_is_the_smallest_allowed(cases: tuple[np.ndarray, np.ndarray], ep
     for t in default_grid():
         if t < chosen.value:
             assert ((confidence >= t) & ~agrees).mean() > epsilon
+
+
+@given(judged_cases(), st.floats(0.0, 0.5))
+def test_chosen_for_the_served_is_the_smallest_allowed(cases: tuple[np.ndarray, np.ndarray], epsilon: float) -> None:
+    confidence, agrees = cases
+    chosen = choose_threshold(confidence, agrees, epsilon, selective=True)
+    served = confidence >= chosen.value
+    assert chosen.coverage == served.mean()
+    if served.any():
+        assert chosen.risk == pytest.approx((~agrees[served]).mean())
+        assert chosen.risk <= epsilon
+    for t in default_grid():
+        if t < chosen.value and (confidence >= t).any():
+            assert (~agrees[confidence >= t]).sum() > epsilon * (confidence >= t).sum()
+
+
+@given(judged_cases(), st.integers(1, 5000), st.booleans())
+def test_a_walk_starts_among_the_confidences_and_ends_at_serving_all(
+    cases: tuple[np.ndarray, np.ndarray], n: int, selective: bool
+) -> None:
+    walk = walk_of(*cases, n, DELTA, selective=selective)
+    assert walk[0] == 0.0
+    assert walk[-1] <= cases[0].max()
+    assert (np.diff(walk) > 0).all()
 
 
 @given(judged_cases(), st.floats(0.0, 0.25), st.floats(0.0, 0.25))

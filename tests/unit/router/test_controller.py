@@ -19,6 +19,7 @@ from stillhouse.events import (
     RouteChanged,
     RouteRequested,
     StudentTrained,
+    ThresholdRecalibrated,
 )
 from tests.unit.router.test_routing import task
 
@@ -183,6 +184,39 @@ def test_nobody_goes_back_to_a_student_from_before_an_alarm_or_an_order_to_the_t
         assert follow(order("rollback"), route=route).live is None
 
 
+def moved(name: str, number: int = 1, **fields) -> ThresholdRecalibrated:
+    told = {
+        "moved": True,
+        "threshold": 0.6,
+        "previous_threshold": 0.8,
+        "n": 2000,
+        "alpha": 0.025,
+        "reason": "certified",
+    }
+    return ThresholdRecalibrated(
+        id=f"moved-{name}-{number}", time=at(15), task="t", student_id=name, round=number, **(told | fields)
+    )
+
+
+def test_the_live_students_threshold_moves_once_a_round() -> None:
+    route = follow(*to_live("s"))
+    assert decide(None, moved("s"), TASK) is None
+    assert decide(route, moved("other"), TASK) is None
+    assert decide(route, moved("s", moved=False), TASK) is None
+    groups = {"group_thresholds": {"g": 0.4}, "unproven_threshold": 1.01}
+    after = follow(moved("s", 2, **groups), route=route)
+    assert (after.live.threshold, after.live.recalibrated, after.stage) == (0.6, 2, "live")
+    assert (after.live.threshold_for("g"), after.live.threshold_for("h")) == (0.4, 1.01)
+    assert (after.reason, after.changed_by) == ("certified", "threshold.recalibrated")
+    assert decide(after, moved("s", 1, threshold=0.1), TASK) is None  # an earlier round that comes late
+    assert decide(after, moved("s", 2), TASK) is None
+
+
+def test_drift_voids_what_audits_certified_before() -> None:
+    route = follow(*to_live("s"), drift("s"))
+    assert decide(route, moved("s"), TASK) is None
+
+
 def test_no_student_enters_a_task_of_high_criticality() -> None:
     assert decide(None, to_live("s")[0], task(criticality="high")) is None
 
@@ -197,6 +231,7 @@ EVENTS = st.lists(
         ),
         st.builds(drift, st.sampled_from(["a", "b", "c"])),
         st.builds(order, st.sampled_from(["promote", "rollback"])),
+        st.builds(moved, st.sampled_from(["a", "b", "c"]), st.integers(1, 3)),
     ),
     max_size=25,
 )

@@ -110,6 +110,26 @@ def test_draws_are_uniform_repeatable_and_unrelated_between_purposes() -> None:
     assert 1150 < both < 1350
 
 
+@given(
+    first=st.integers(0, 1_000_000),
+    threshold=st.sampled_from([0.0, 0.8, 1.01]),
+    groups=st.dictionaries(st.sampled_from("ab"), st.floats(0, 1.01)),
+    asked=st.one_of(st.none(), st.floats(0.001, 1)),
+    candidate=st.sampled_from([(None, None), ("c", "shadow"), ("c", "canary")]),
+    group=st.sampled_from([None, "a", "z"]),
+)
+def test_audits_never_stop_while_a_student_lives(first, threshold, groups, asked, candidate, group) -> None:
+    """Whatever its thresholds, whoever is on trial beside it, and even where it serves nothing: all with one chance."""
+    now = route("s", *candidate)
+    live = now.live.model_copy(update={"threshold": threshold, "group_thresholds": groups, "unproven_threshold": 1.01})
+    now = now.model_copy(update={"live": live, "audit_pi": asked})
+    pi = max(0.1, asked or 0.0)
+    for number in range(first, first + 20):
+        chosen = plan(request(number, group=group), task(), now, None)
+        drawn = draw(f"request-{number}", "s", "audit") < pi
+        assert [audit.pi for audit in chosen.audits if audit.stage == "live"] == ([pi] if drawn else [])
+
+
 def test_a_route_may_ask_for_more_audits_never_for_fewer() -> None:
     for wanted, share in ((0.5, 0.5), (0.01, 0.1), (None, 0.1)):
         asked = route(live="s").model_copy(update={"audit_pi": wanted})

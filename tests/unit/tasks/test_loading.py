@@ -40,6 +40,18 @@ def test_defaults_and_the_seed_path_starts_at_the_file(tmp_path) -> None:
     assert task.gate.epsilon == 0.05
 
 
+def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
+    overall = load_task(write(tmp_path, GOOD)).cascade
+    assert (overall.confidence, overall.counts(True), overall.counts(False)) == ("learned", True, True)
+    assert overall.sentence(0.05).startswith("At most 5.0% of all requests")
+    table = '[cascade]\npromise = "selective"\nconfidence = "margin"\ngroups = true\nrecalibrate_every = 500\n'
+    selective = load_task(write(tmp_path, GOOD + table)).cascade
+    assert (selective.confidence, selective.counts(True), selective.counts(False)) == ("margin", True, False)
+    assert selective.sentence(0.05) == "At most 5.0% of the requests that the student answers differ from the teacher."
+    with pytest.raises(TaskFileError, match=r"cascade\.promise"):
+        load_task(write(tmp_path, GOOD + '[cascade]\npromise = "most"\n'))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -117,3 +129,10 @@ def test_a_task_declared_twice_is_refused(tmp_path) -> None:
     (tmp_path / "u.toml").write_text(GOOD)
     with pytest.raises(TaskFileError, match="declared twice"):
         load_tasks(tmp_path)
+
+
+def test_a_class_alpha_names_labels_of_the_task(tmp_path) -> None:
+    assert load_task(write(tmp_path, GOOD + "class_alpha = { a = 0.9 }\n")).students[0].class_alpha == {"a": 0.9}
+    for line, sentence in (("{ c = 0.9 }", "'c', which is not in labels"), ("{ a = 2 }", "less than or equal to 1")):
+        with pytest.raises(TaskFileError, match=sentence):
+            load_task(write(tmp_path, GOOD + f"class_alpha = {line}\n"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.dataset import DataError, choose, freeze, teachable
+from services.trainer.dataset import DataError, choose, freeze, replay_weight, teachable
 from tests.unit.trainer.tasks import at
 
 
@@ -76,6 +76,26 @@ def test_after_a_drift_old_texts_are_replayed_beside_the_new() -> None:
     assert min(item.time for item in old) < at(100)
     few_new = choose(rows, largest=300, since=at(949))
     assert sum(item.time > at(949) for item in few_new) == 50
+
+
+def test_after_a_drift_most_of_what_is_new_teaches() -> None:
+    rows = [row(n) for n in range(3000)]
+    chosen = choose(rows, largest=10_000, since=at(2199))
+    assert len(chosen) == 3000
+    new = [item for item in chosen if item.time > at(2199)]
+    assert (len(new), sum(item.split == "select" for item in new)) == (800, 120)
+    assert sum(item.split == "select" for item in choose(rows, largest=10_000, since=at(2949))) == 100
+    assert sum(item.split == "select" for item in choose(rows[:300], largest=10_000, since=at(249))) == 45
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0, 0.9))
+@settings(deadline=None)
+def test_replayed_texts_weigh_their_share_at_most_and_never_more_than_new_ones(old, new, share) -> None:
+    weight = replay_weight([at(n) for n in range(old + new)], at(old - 0.5), share)
+    assert 0.0 <= weight <= 1.0
+    if old and new:
+        assert weight * old <= share * (weight * old + new) + 1e-9
+    assert replay_weight([at(n) for n in range(old + new)], None, share) == 1.0
 
 
 def test_freezing_twice_gives_one_file_named_by_content_and_without_text(tmp_path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from services.validator.cases import Costs, Outcome
 from services.validator.offline import judge
+from stillhouse.tasks import Cascade
 from tests.unit.validator.audits import make_task
 
 TASK = make_task()
@@ -89,3 +90,26 @@ def test_students_at_the_edge_of_the_promise_pass_no_more_often_than_alpha() -> 
     )
     # 5 are expected at most; 12 or more would happen by chance in fewer than 1 of 200 such tests.
     assert passed < 12
+
+
+def test_a_selective_promise_is_judged_on_what_is_served() -> None:
+    selective = TASK.model_copy(update={"cascade": Cascade(promise="selective")})
+    cases = outcomes(800, 0.03, 0.5)  # 3 % of all requests, but 6 % of those served
+    overall, served = judge(TASK, 0.5, cases, 0.025, COSTS), judge(selective, 0.5, cases, 0.025, COSTS)
+    [agreement] = [condition for condition in served.conditions if condition.name == "agreement"]
+    assert agreement.n == sum(case.served(0.5) for case in cases)
+    assert "P(different | served)" in agreement.note
+    assert served.estimate < 0.95 < overall.estimate
+    assert served.verdict != "passed"
+    first = judge(selective, 0.5, cases[:100], 0.025, COSTS)
+    assert first.needs_more is not None
+
+
+def test_a_selective_promise_is_wrongly_passed_at_most_alpha_of_the_time() -> None:
+    selective = TASK.model_copy(update={"cascade": Cascade(promise="selective")})
+    passed = 0
+    for seed in range(30):  # 5 % of those served differ: the promise is broken by a hair
+        judged = judge(selective, 0.5, outcomes(400, 0.05 * 0.6, 0.6, seed), 0.1, COSTS)
+        # A verdict is taken after every case and stays, so the last look tells whether any look passed it.
+        passed += any(c.verdict == "passed" for c in judged.conditions if c.name == "agreement")
+    assert passed / 30 <= 0.1

@@ -82,3 +82,12 @@ def test_a_canary_at_the_end_of_its_budget_is_undecided_for_good() -> None:
     gate = GATE.model_copy(update={"max_cases": 60})
     verdict = canary_verdict(canaried(([False] * 19 + [True]) * 3, alpha=1e-4), gate)
     assert (verdict.verdict, verdict.final) == ("undecided", True)
+
+
+def test_a_selective_canary_counts_what_the_student_would_serve() -> None:
+    state = Canary.start(GATE, 0.025)
+    for n in range(40):
+        state = canary_step(state, False, n % 4 == 0, selective=True)
+    verdict = canary_verdict(state, GATE)
+    assert (state.n, verdict.n, verdict.coverage) == (40, 10, 0.25)
+    assert "P(different | served)" in verdict.conditions[0].note

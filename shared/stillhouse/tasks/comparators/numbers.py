@@ -7,8 +7,10 @@ from stillhouse.tasks.comparators.settings import Numeric
 
 def number_score(settings: Numeric, student: str, teacher: str) -> float:
     """1 where the numbers are equal within either tolerance; what is no number is compared as text."""
+    if student.strip() == teacher.strip():
+        return 1.0
     try:
         ours, theirs = float(student), float(teacher)
     except ValueError:
-        return float(student.strip() == teacher.strip())
-    return float(ours == theirs or abs(ours - theirs) <= max(settings.absolute, settings.relative * abs(theirs)))
+        return 0.0
+    return float(abs(ours - theirs) <= max(settings.absolute, settings.relative * abs(theirs)))

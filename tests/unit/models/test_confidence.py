@@ -1,0 +1,45 @@
+"""Confidence: what the signals are, and that every kind is a number in [0, 1] that follows from the answer alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stillhouse.models.confidence import Confidence, signals
+from stillhouse.models.student import softmax
+
+LOGITS = arrays(np.float32, st.integers(2, 12), elements=st.floats(-200, 200, width=32))
+
+
+def test_signals_are_log_odds_log_ratio_and_energy() -> None:
+    logits = np.log(np.array([0.7, 0.2, 0.1], dtype=np.float32))
+    assert signals(logits, 1.0) == pytest.approx([np.log(0.7 / 0.3), np.log(0.7 / 0.2), 0.0], abs=1e-6)
+    assert signals(logits + 3, 1.0)[2] == pytest.approx(3, abs=1e-6)
+
+
+def test_distances_are_to_the_answers_centroid_and_to_the_next() -> None:
+    centroids = np.array([[1, 0], [0, 1], [0, 0]], dtype=np.float32)
+    found = signals(np.array([2, 1, 0], dtype=np.float32), 1.0, np.array([3, 4], dtype=np.float32), centroids)
+    assert found[3:] == pytest.approx([1 - 0.6, (1 - 0.8) - (1 - 0.6)])
+
+
+def test_margin_is_the_largest_less_the_second() -> None:
+    assert Confidence("margin").of(np.array([0.2, 0.7, 0.1])) == pytest.approx(0.5)
+
+
+@given(LOGITS, st.sampled_from(["max_probability", "margin", "learned"]))
+def test_it_is_a_probability_and_always_the_same(logits: np.ndarray, kind: str) -> None:
+    learned = {"weights": (1.0, -2.0, 0.5), "centre": (0.0, 1.0, 2.0), "scale": (1.0, 2.0, 3.0), "bias": 0.1}
+    confidence = Confidence.read({"kind": kind} | (learned if kind == "learned" else {}))
+    said = [confidence.of(softmax(logits), signals(logits, 1.0)) for _ in range(2)]
+    assert said[0] == said[1]
+    assert 0.0 <= said[0] <= 1.0
+
+
+@pytest.mark.parametrize("raw", [{"kind": "hunch"}, {"kind": "learned", "scale": [0.0]}, {"weights": ["x"]}])
+def test_what_cannot_be_used_is_refused(raw: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"range|could not convert"):
+        Confidence.read(raw)

@@ -1,0 +1,154 @@
+"""Recalibration: thresholds move only to where audits certify them, and break the promise at most alpha of the time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.validator.recalibration import NEVER_SERVED, Case, case_of, recalibrate, unproven
+from stillhouse.events import ArtefactRef, StudentRoute
+from stillhouse.quality import SERVE_NOTHING
+from stillhouse.tasks import Cascade, Gate, Task
+from tests.unit.validator.audits import make_task
+
+EPSILON, ALPHA = 0.05, 0.2
+
+
+def task(**cascade: object) -> Task:
+    gate = Gate(epsilon=EPSILON, alpha=ALPHA)
+    return make_task().model_copy(update={"cascade": Cascade.model_validate(cascade), "gate": gate})
+
+
+def live(threshold: float, **changes: object) -> StudentRoute:
+    artefact = ArtefactRef(uri="file:///s", sha256="a", size=1)
+    fields = {"student_id": "s", "architecture": "hashed_ngrams", "artefact": artefact, "threshold": threshold}
+    return StudentRoute.model_validate(fields | {"since": datetime(2026, 1, 1, tzinfo=UTC)} | changes)
+
+
+def draw(rng: np.random.Generator, n: int, slope: float = 0.4, group: str | None = None) -> list[Case]:
+    """Confidence c uniform on [0, 1], P(differs) = slope (1 - c): the overall risk of t is slope (1 - t)^2 / 2."""
+    confidence = rng.random(n)
+    agrees = rng.random(n) >= slope * (1 - confidence)
+    return [Case(float(c), bool(a), group) for c, a in zip(confidence, agrees, strict=True)]
+
+
+def overall_risk(t: float, slope: float = 0.4) -> float:
+    return slope * (1 - t) ** 2 / 2
+
+
+def selective_risk(t: float, slope: float = 0.4) -> float:
+    return slope * (1 - t) / 2
+
+
+@pytest.mark.parametrize("promise", ["overall", "selective"])
+def test_over_all_rounds_a_threshold_that_breaks_the_promise_is_certified_at_most_alpha_of_the_time(promise) -> None:
+    rng = np.random.default_rng(1)
+    risk = overall_risk if promise == "overall" else selective_risk
+    of = task(promise=promise)
+    broken, moves = 0, 0
+    for _ in range(100):
+        student, earlier = live(0.95), draw(rng, 200)
+        for number in range(1, 5):
+            cases = draw(rng, 600)
+            found = recalibrate(of, student, earlier, cases, number)
+            student, earlier = live(found.threshold), earlier + cases
+            moves += found.moved
+            if risk(found.threshold) > EPSILON:
+                broken += 1
+                break
+    assert broken / 100 <= ALPHA
+    assert moves > (100 if promise == "overall" else 12)
+
+
+def test_a_threshold_that_is_stricter_than_it_need_be_moves_down_with_its_certificate() -> None:
+    rng = np.random.default_rng(2)
+    found = recalibrate(task(), live(0.9), draw(rng, 300), draw(rng, 2000), 1)
+    assert found.moved
+    assert 0.5 <= found.threshold < 0.65  # 0.5 is the loosest that keeps the promise
+    assert "is certified on 2000 audits" in found.reason
+    assert found.alpha == ALPHA / 2
+
+
+def test_a_threshold_under_which_too_much_is_lost_moves_up() -> None:
+    rng = np.random.default_rng(7)
+    found = recalibrate(task(), live(0.2), draw(rng, 300), draw(rng, 2000), 1)
+    assert found.moved
+    assert found.threshold > 0.5
+    # One that keeps the promise stays, though at this share of alpha a stricter one would be certified.
+    stays = recalibrate(task(), live(0.53), draw(rng, 300), draw(rng, 600), 9)
+    assert (stays.moved, stays.threshold) == (False, 0.53)
+
+
+def test_without_evidence_nothing_moves() -> None:
+    rng = np.random.default_rng(4)
+    few = recalibrate(task(), live(0.9), draw(rng, 300), draw(rng, 30), 1)
+    assert (few.moved, few.threshold) == (False, 0.9)
+    assert "nothing is certified on 30 audits" in few.reason
+    no_walk = recalibrate(task(), live(0.9), draw(rng, 10), draw(rng, 2000), 1)
+    assert (no_walk.moved, no_walk.threshold) == (False, 0.9)
+    hopeless = recalibrate(task(promise="selective"), live(0.9), draw(rng, 300, 2.0), draw(rng, 2000, 2.0), 1)
+    assert (hopeless.moved, hopeless.threshold) == (False, 0.9)
+
+
+def test_groups_get_thresholds_of_their_own_and_unproven_ones_what_the_task_says() -> None:
+    rng = np.random.default_rng(5)
+    easy, hard = (draw(rng, 1500, slope, group) for slope, group in ((0.1, "easy"), (0.8, "hard")))
+    rare = draw(rng, 20, 0.4, "rare")
+    cases = [case for trio in zip(easy, hard, strict=True) for case in trio] + rare
+    of = task(groups=True)
+    found = recalibrate(of, live(0.6), cases[:800], cases[800:], 1)
+    assert set(found.group_thresholds) == {"easy", "hard"}
+    assert found.group_thresholds["easy"] < 0.1
+    assert overall_risk(found.group_thresholds["hard"], 0.8) < EPSILON
+    assert "2 of 2 groups" in found.reason or "2 of 3 groups" in found.reason
+    assert recalibrate(task(), live(0.6), cases[:800], cases[800:], 1).group_thresholds == {}
+    # A certificate of an earlier round holds on where this one shows nothing.
+    kept = recalibrate(of, live(0.6, group_thresholds={"rare": 0.7}), cases[:800], cases[800:], 2)
+    assert kept.group_thresholds["rare"] == 0.7
+    assert unproven(of) is None
+    assert unproven(task(groups=True, unproven_group="teacher")) == SERVE_NOTHING
+    assert unproven(task(unproven_group="teacher")) is None
+
+
+def test_every_group_keeps_its_promise_at_once() -> None:
+    rng = np.random.default_rng(6)
+    slopes = {"a": 0.1, "b": 0.4, "c": 0.9}
+    of, broken = task(groups=True), 0
+    for _ in range(80):
+        drawn = [draw(rng, 500, slope, group) for group, slope in slopes.items()]
+        cases = [case for trio in zip(*drawn, strict=True) for case in trio]
+        found = recalibrate(of, live(0.9), cases[:450], cases[450:], 1)
+        broken += any(overall_risk(t, slopes[group]) > EPSILON for group, t in found.group_thresholds.items())
+    assert broken / 80 <= ALPHA
+
+
+def test_which_threshold_a_request_meets() -> None:
+    student = live(0.6, group_thresholds={"a": 0.3})
+    assert [student.threshold_for(group) for group in (None, "a", "b")] == [0.6, 0.3, 0.6]
+    closed = student.model_copy(update={"unproven_threshold": SERVE_NOTHING})
+    assert [closed.threshold_for(group) for group in (None, "a", "b")] == [0.6, 0.3, SERVE_NOTHING]
+
+
+def test_requests_of_rules_and_failures_are_the_teachers() -> None:
+    row = {"student_output": "a", "teacher_output": "b", "policy": False, "student_confidence": 0.7, "group": "g"}
+    assert case_of(row) == Case(0.7, False, "g")
+    assert case_of(row | {"policy": True}) == Case(NEVER_SERVED, True, "g")
+    failed = row | {"student_output": None, "student_confidence": None}
+    assert case_of(failed) == Case(NEVER_SERVED, True, "g")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.booleans())
+def test_what_moves_is_certified_and_what_is_not_stays(seed: int, number: int, selective: bool) -> None:
+    rng = np.random.default_rng(seed)
+    of = task(promise="selective" if selective else "overall")
+    earlier, cases = draw(rng, 100), [*draw(rng, 200), Case(NEVER_SERVED, True)]
+    found = recalibrate(of, live(0.8), earlier, cases, number)
+    served = [case for case in cases if case.confidence >= found.threshold]
+    assert found.moved == (found.threshold != 0.8)
+    if found.moved:
+        lost = sum(not case.agrees for case in served)
+        assert lost <= EPSILON * (len(served) if selective else len(cases))
