@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from stillhouse.cli import (
+    advise,
     demo,
     dlq,
     doctor,
@@ -36,6 +37,7 @@ def _root() -> None:
 for _panel, _commands in {
     "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
     "Requests": (requests.request, requests.send),
+    "Before money is spent": (advise.advise,),
     "What happens": (watching.routes, watching.students, watching.alerts),
     "Orders": (operating.train, erase.erase),
     "Documents": (documents.docs,),
