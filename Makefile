@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MINUTES ?= 10
+SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down test test-slow test-all lint types schemas clean
+.PHONY: help venv demo up down test test-slow storm test-all lint types schemas bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +35,9 @@ test: $(STAMP) lint types ## Lint, types, import contracts and every test that t
 test-slow: $(STAMP) ## Only the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
+storm: $(STAMP) ## Random faults under load: make storm MINUTES=10 SEED=7
+	$(BIN)/python -m tests.faults.storm --minutes $(MINUTES) --seed $(SEED)
+
 test-all: test test-slow ## Everything
 
 lint: $(STAMP) ## ruff and the import contracts
@@ -45,6 +50,10 @@ types: $(STAMP) ## mypy, strict
 
 schemas: $(STAMP) ## Write the JSON Schemas and the AsyncAPI document anew
 	$(BIN)/python -m stillhouse.bus.asyncapi
+
+bench: $(STAMP) ## Benchmarks: the short ones, or NAME=... [QUICK=1] [DATA=FILE OUT=FILE] [REPORT=FILE]
+	$(BIN)/python -m tests.benchmarks $(NAME) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) \
+		$(if $(REPORT),--report $(REPORT))
 
 clean: ## Remove the environment and everything the platform wrote
 	rm -rf $(VENV) .stillhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from services.drift_monitor.states import States
 from services.drift_monitor.watching import Watching
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.redis import connect_redis
+from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
@@ -26,14 +27,21 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     redis = connect_redis(settings.redis)
     broker = make_broker(settings, "drift-monitor")
     store = Store(settings.home / "store")
-    say = partial(publish, broker, source=SOURCE)
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "drift-monitor.jsonl")
     states = States(redis, store, settings.drift_monitor_window)
-    looking = Looking(tasks, InputStates(redis), store, say)
+    looking = Looking(tasks, InputStates(redis), store, said.say)
     broker.context.set_global("redis", redis)
-    broker.context.set_global("watching", Watching(tasks, states, looking, say))
+    watching = Watching(tasks, states, looking, said.say)
+    broker.context.set_global("watching", watching)
     broker.include_router(build_router(settings.kafka))
 
     async def redis_ready() -> bool:
         return bool(await redis.ping())
 
-    return Service(name="drift-monitor", broker=broker, on_stop=[redis.aclose], ready={"redis": redis_ready})
+    return Service(
+        name="drift-monitor",
+        broker=broker,
+        background=[said.repeat, watching.ask_regularly],
+        on_stop=[redis.aclose],
+        ready={"redis": redis_ready},
+    )

@@ -90,6 +90,8 @@ class InputWatch(BaseModel):
     dismissed: int = 0
     audits: int = 0
     teachers: tuple[str, ...] = ()
+    turn: int | None = None  # of the teacher's last check
+    pending: tuple[tuple[str, str], ...] = ()  # checks without an answer: id, and the recorded answer
     asked_pi: float | None = None
     asked: int = 0
 
@@ -222,8 +224,8 @@ def settled(task: Task, state: InputWatch) -> tuple[InputWatch, list[Suspicion]]
         windows = min(LONGEST_PAUSE, 2**state.dismissed)
         update |= {"pause": windows * task.drift.window, "dismissed": state.dismissed + 1}
         update |= {"rows": 0, "referred": False}
-    if "novelty" in kinds:
-        update["rises"] = state.rises | {"novelty": Rise()}
+    rises = {name: Rise() for name in ("novelty", "teacher") if name in kinds}
+    update["rises"] = state.rises | rises
     return state.model_copy(update=update), gone
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import structlog
 
+from services.drift_monitor.asking import answered, asked, check, turn_of
 from services.drift_monitor.input_states import InputStates
 from services.drift_monitor.inputs import TESTS, InputWatch, Observation, audited, observe, said, settled
 from services.drift_monitor.novelty import Known
@@ -68,6 +70,27 @@ class Looking:
         state = await self._states.change(task, standing, lambda state: audited(state, counted, teachers))
         await self._say(task, standing, state)
 
+    async def ask_again(self, task: Task, standing: Standing, now: datetime) -> None:
+        """Ask the teacher a recorded request again, if it is time to; a turn that passed unnoticed is not made up."""
+        turn = turn_of(task, now)
+        state = await self._states.change(task, standing, lambda state: state)
+        if turn is None or turn == state.turn:
+            return
+        found = None
+        if state.turn is not None:  # not at once when a student goes live, but after a whole turn
+            rows = await asyncio.to_thread(self._recorded, task, standing)
+            found = check(task, turn, rows)
+        pending = (found[0].id, found[1]) if found is not None else None
+        # An answer must not come before it is known what it is compared with.
+        await self._states.change(task, standing, lambda state: asked(state, turn, pending))
+        if found is not None:
+            await self._publish(found[0])
+
+    async def reasked(self, task: Task, standing: Standing, events: Sequence[InferenceCompleted]) -> None:
+        """The teacher's answers to what it was asked again, among others."""
+        state = await self._states.change(task, standing, lambda state: answered(task, state, events))
+        await self._say(task, standing, state)
+
     async def retire(self, task_key: str, student_id: str) -> None:
         """Another student is live, or none: what was suspected is of no interest any more."""
         await self._states.retire(task_key, student_id)
@@ -108,7 +131,7 @@ class Looking:
             return known
 
         def learn() -> Known | None:
-            rows = self._store.examples(task.key, until=standing.since).select(["input", "input_sha256"]).to_pylist()
+            rows = self._recorded(task, standing)
             # A text that is asked again and again is known once; it must not make the limit.
             texts = list({row["input_sha256"]: row["input"] for row in rows}.values())
             delta = task.drift.false_suspicions / TESTS / 2
@@ -117,3 +140,9 @@ class Looking:
         known = await asyncio.to_thread(learn)
         self._known[task.key] = (standing.live or "", known)
         return known
+
+    def _recorded(self, task: Task, standing: Standing) -> list[dict[str, Any]]:
+        """What was recorded before the student was live. Blocking."""
+        columns = ["input", "input_sha256", "output", "provenance", "redactions"]
+        rows: list[dict[str, Any]] = self._store.examples(task.key, until=standing.since).select(columns).to_pylist()
+        return rows

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Final, Protocol
 
 import structlog
 from opentelemetry import trace
@@ -19,6 +20,8 @@ from stillhouse.tasks import Task
 from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
 from stillhouse.telemetry.tracing import span_context_of, traceparent_of
+
+ASK_S: Final = 30.0  # between two looks at whether a teacher is to be asked again
 
 log = structlog.get_logger()
 
@@ -57,13 +60,33 @@ class Watching:
         """Look at a batch of answers, for what can be seen without labels."""
         by_task: dict[str, list[InferenceCompleted]] = {}
         for event in events:
-            if event.task_key in self._tasks and event.purpose == "serve" and event.student is not None:
+            if event.task_key in self._tasks and event.purpose in ("serve", "gate"):
                 by_task.setdefault(event.task_key, []).append(event)
         for task_key, of_task in by_task.items():
             async with self._one_at_a_time:
                 standing = await self._states.standing(task_key)
                 if standing.live not in (None, standing.alarmed):
-                    await self._looking.completed(self._tasks[task_key], standing, of_task)
+                    served = [event for event in of_task if event.purpose == "serve"]
+                    await self._looking.completed(self._tasks[task_key], standing, served)
+                    if len(served) < len(of_task):
+                        await self._looking.reasked(self._tasks[task_key], standing, of_task)
+
+    async def ask_regularly(self) -> None:
+        """Ask the teachers of live students again what they once answered, a few times a day, until cancelled."""
+        while True:
+            for task in self._tasks.values():
+                try:
+                    await self.ask(task, datetime.now(UTC))
+                except Exception as error:  # Redis or the broker is away: later is soon enough
+                    log.warning("teacher_not_asked", task=task.key, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(ASK_S)
+
+    async def ask(self, task: Task, now: datetime) -> None:
+        """Ask the teacher of one task again, if its student is live and it is time to."""
+        async with self._one_at_a_time:
+            standing = await self._states.standing(task.key)
+            if standing.live not in (None, standing.alarmed):
+                await self._looking.ask_again(task, standing, now)
 
     async def _count(self, task: Task, student_id: str, audits: Sequence[InferenceAudited]) -> None:
         standing = await self._states.standing(task.key)

@@ -10,7 +10,17 @@ from faststream.kafka import KafkaMessage, KafkaRouter
 from services.observer.recorder import FULL_BATCH, Recorder
 from stillhouse.bus import decode_batch, header, subscriber_options
 from stillhouse.bus.handling import records_of
-from stillhouse.events import CostIncurred, ExampleReviewed, InferenceAudited, InferenceCompleted, RouteChanged
+from stillhouse.events import (
+    BudgetEvaluated,
+    CostIncurred,
+    DriftDetected,
+    ExampleReviewed,
+    InferenceAudited,
+    InferenceCompleted,
+    RouteChanged,
+    StudentTrained,
+    TrainingFailed,
+)
 from stillhouse.settings import Kafka
 
 Records = Annotated[Recorder, Context("recorder")]
@@ -41,6 +51,26 @@ async def on_routes(message: KafkaMessage, recorder: Records) -> None:
     await recorder.routes(await decode_batch(message, RouteChanged))
 
 
+async def on_budget(message: KafkaMessage, recorder: Records) -> None:
+    """What the trainer decided to spend."""
+    await recorder.decisions(await decode_batch(message, BudgetEvaluated))
+
+
+async def on_drift(message: KafkaMessage, recorder: Records) -> None:
+    """Why a student was taken out."""
+    await recorder.decisions(await decode_batch(message, DriftDetected))
+
+
+async def on_trained(message: KafkaMessage, recorder: Records) -> None:
+    """What a training gave."""
+    await recorder.decisions(await decode_batch(message, StudentTrained))
+
+
+async def on_training_failed(message: KafkaMessage, recorder: Records) -> None:
+    """Why it gave nothing."""
+    await recorder.decisions(await decode_batch(message, TrainingFailed))
+
+
 def traces_of(message: KafkaMessage) -> dict[str, str]:
     """Event id to traceparent, where a batch's records carry both: a batch belongs to no single trace."""
     pairs = (
@@ -60,6 +90,10 @@ def build_router(kafka: Kafka) -> KafkaRouter:
         (CostIncurred.TYPE, on_costs),
         (RouteChanged.TYPE, on_routes),
         (ExampleReviewed.TYPE, on_reviews),
+        (BudgetEvaluated.TYPE, on_budget),
+        (DriftDetected.TYPE, on_drift),
+        (StudentTrained.TYPE, on_trained),
+        (TrainingFailed.TYPE, on_training_failed),
     ):
         router.subscriber(topic, group_id=f"observer.{topic}", batch=True, max_records=FULL_BATCH, **options)(handler)
     return router

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
@@ -14,13 +14,16 @@ from services.observer.recording import (
     completed_entry,
     completed_example,
     cost_entry,
+    decision_row,
     recorded,
     review_row,
     route_row,
 )
+from stillhouse.bus.metering import Meter
 from stillhouse.events import CostIncurred, Event, ExampleReviewed, InferenceAudited, InferenceCompleted, RouteChanged
 from stillhouse.store import Store
 from stillhouse.store.rows import ExampleRow, LedgerRow
+from stillhouse.tasks import Task
 from stillhouse.telemetry.metrics import metrics
 
 FULL_BATCH: Final = 500
@@ -61,11 +64,14 @@ class Recorder:
     All raise what the store raises; nothing is acknowledged then, and the batch comes again.
     """
 
-    def __init__(self, store: Store, publish: Publish, tasks: Collection[str], *, pause_s: float = 0.0) -> None:
-        """`tasks` are the keys of the declared tasks: the only ones that may become a metric's label."""
+    def __init__(
+        self, store: Store, publish: Publish, tasks: Mapping[str, Task], meter: Meter, *, pause_s: float = 0.0
+    ) -> None:
+        """`tasks` are the declared ones, by key: the only ones that may become a metric's label."""
         self._store = store
         self._publish = publish
         self._tasks = tasks
+        self._meter = meter
         self._pause_s = pause_s
         self._completed, self._audited, self._others = FirstTimes(), FirstTimes(), FirstTimes()
 
@@ -101,7 +107,9 @@ class Recorder:
         """Overheads that other services report."""
         events = [self._others.restore(event, event.id) for event in events]
         if events:
-            new = await asyncio.to_thread(self._book, [cost_entry(event) for event in events])
+            new = await asyncio.to_thread(
+                self._book, [cost_entry(event, self._tasks.get(event.task_key)) for event in events]
+            )
             await self._say([], set(), len(new), len(events), {})
 
     async def routes(self, events: Sequence[RouteChanged]) -> None:
@@ -117,10 +125,18 @@ class Recorder:
             new = await asyncio.to_thread(self._store.append_reviews, [review_row(event) for event in events])
             await self._say([], set(), len(new), len(events), {})
 
+    async def decisions(self, events: Sequence[Event]) -> None:
+        """Why things are as they are."""
+        events = [self._others.restore(event, event.id) for event in events]
+        if events:
+            new = await asyncio.to_thread(self._store.append_decisions, [decision_row(event) for event in events])
+            await self._say([], set(), len(new), len(events), {})
+
     def _book(self, entries: Sequence[LedgerRow]) -> set[str]:
         """Ids of the new ledger entries; what they cost is counted once."""
         new = self._store.append_ledger(entries)
         for entry in {entry.entry_id: entry for entry in entries if entry.entry_id in new}.values():
+            self._meter.count(f"{entry.tenant}/{entry.task}")
             metrics().spent_usd.labels(self._label(entry), entry.kind).inc(max(0.0, entry.usd))
         return new
 

@@ -14,6 +14,7 @@ from typing import Final
 from stillhouse.events import (
     Answer,
     CostIncurred,
+    Event,
     ExampleRecorded,
     ExampleReviewed,
     InferenceAudited,
@@ -24,7 +25,8 @@ from stillhouse.events import (
     follow_id,
 )
 from stillhouse.store.redaction import input_hash, redact, stored_group
-from stillhouse.store.rows import AuditRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
+from stillhouse.store.rows import AuditRow, DecisionRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
+from stillhouse.tasks import Task
 
 # The teacher answers these whatever the student would have said.
 _UNCONDITIONAL: Final = frozenset({"no_student", "shadow", "pinned", "criticality"})
@@ -35,8 +37,11 @@ _KINDS: Final = {"serve": "request", "observe": "request", "gate": "gate", "back
 def sample_of(completed: InferenceCompleted) -> Sample:
     """How a teacher answer outside of audits was come by; what is not known to be unbiased is an `escalation`.
 
-    A policy answer is part of the full sample only as long as the requests beside it are: before a student serves.
+    A policy answer is part of the full sample only as long as the requests beside it are: before a student serves. What
+    a teacher is asked for a gate or a check was drawn from what is recorded: it is no request of the traffic.
     """
+    if completed.purpose == "gate":
+        return "escalation"
     if completed.purpose == "observe" or completed.reason in _UNCONDITIONAL:
         return "full"
     if completed.reason == "policy" and completed.stage in ("teacher", "shadow"):
@@ -155,11 +160,13 @@ def audit_entry(audited: InferenceAudited) -> LedgerRow:
         teacher_cpu_ms=0.0 if from_teacher else _cpu(audited.teacher),
         student_cpu_ms=_cpu(audited.student) if from_teacher else 0.0,
         note=audited.student_id,
+        pi=None if from_teacher else audited.pi,
+        sampled_teacher_usd=None if from_teacher else _finite(audited.teacher.cost_usd),
     )
 
 
-def cost_entry(cost: CostIncurred) -> LedgerRow:
-    """An overhead that another service reports."""
+def cost_entry(cost: CostIncurred, task: Task | None) -> LedgerRow:
+    """An overhead that another service reports; one without an amount is priced by the task's price book."""
     return LedgerRow(
         entry_id=follow_id(cost.id, "ledger", cost.task_key),
         time=cost.time,
@@ -167,7 +174,7 @@ def cost_entry(cost: CostIncurred) -> LedgerRow:
         task=cost.task,
         kind=cost.kind,
         cause_id=cost.cause_id,
-        usd=_finite(cost.usd),
+        usd=_finite(cost.usd) or (task.usd_of(cost.time, cost.gpu_seconds, cost.human_minutes) if task else 0.0),
         cpu_seconds=_finite(cost.cpu_seconds),
         note=redact(cost.note).text,
     )
@@ -204,9 +211,14 @@ def review_row(reviewed: ExampleReviewed) -> ReviewRow:
         label=redact(reviewed.label).text if reviewed.label is not None else None,
         previous_label=redact(reviewed.previous_label).text,
         teacher_version=reviewed.teacher_version,
-        minutes=_finite(reviewed.minutes),
+        minutes=reviewed.minutes,
         note=redact(reviewed.note).text,
     )
+
+
+def decision_row(event: Event) -> DecisionRow:
+    """A decision, or what led to one. Its texts are Stillhouse's own, or an operator's."""
+    return DecisionRow(event.id, event.time, event.tenant, event.task, event.TYPE, event.model_dump_json())
 
 
 def _example(

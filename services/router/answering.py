@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import structlog
 from opentelemetry import trace
@@ -14,6 +15,7 @@ from opentelemetry import trace
 from services.router.parked import parked
 from services.router.routing import Audit, Plan, plan
 from services.router.spending import BudgetSpent, Spending
+from stillhouse.bus.metering import Meter
 from stillhouse.events import (
     Answer,
     Failure,
@@ -67,6 +69,7 @@ class Answering:
         route_of: Callable[[str], RouteChanged | None],
         student_of: Callable[[StudentRoute], Model | None],
         spending: Spending,
+        meter: Meter,
     ) -> None:
         """`route_of` gives the route in force of a task key; `student_of` a loaded student."""
         self._tasks = tasks
@@ -74,6 +77,7 @@ class Answering:
         self._route_of = route_of
         self._student_of = student_of
         self._spending = spending
+        self._meter = meter
         self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
         self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
         self._tracer = trace.get_tracer("stillhouse.router")
@@ -95,6 +99,7 @@ class Answering:
                 "too_large",
                 f"the input has {len(request.input):,} characters; task {task.key!r} takes {task.max_input_chars:,}.",
             )
+        self._meter.count(task.key)
         if (refusal := self._spending.refusal(task)) is not None:
             return _failed(request, "budget", refusal)
         route = self._route_of(task.key)
@@ -115,7 +120,7 @@ class Answering:
                         task,
                         request.id,
                         lambda answer: answer.cost_usd,
-                        lambda: _predict(teacher, request.input, started),
+                        lambda: self._priced(task, _predict(teacher, request.input, started)),
                         audit=audit,
                     )
             except BudgetSpent as error:
@@ -126,6 +131,15 @@ class Answering:
                 return _Said(None, "teacher_failed", str(error))
         metrics().model_call.labels("teacher").observe(answer.latency_ms / 1000)
         return _Said(answer)
+
+    def usd_per_call(self, task: Task) -> float:
+        """The teacher's list price of now."""
+        return task.usd_per_call(self._spending.now())
+
+    async def _priced(self, task: Task, asking: Awaitable[Answer]) -> Answer:
+        """A teacher's answer at the list price of now; teachers know the one that their task file declares."""
+        answer, change = await asking, self.usd_per_call(task) - task.teacher.usd_per_call
+        return answer.model_copy(update={"cost_usd": max(0.0, answer.cost_usd + change)}) if change else answer
 
     async def ask_student(self, request: InferenceRequested, task: Task, student: StudentRoute) -> _Said:
         """The student's answer within the task's time for students."""
@@ -159,14 +173,14 @@ class _Call:
 
     async def run(self) -> Answered:
         chosen = self._plan
-        if chosen.serving is None or chosen.audits:
+        if chosen.audits:
             self._ask_teacher()
         if chosen.policy is None:
             for audit in chosen.audits:
                 self._ask(audit.student)
         said, reason, asked = None, chosen.reason, None
         if chosen.serving is not None:
-            asked = await self._ask(chosen.serving)
+            asked = await self._says(chosen.serving)
             if asked.answer is None:
                 log.warning("student_failed", student_id=chosen.serving.student_id, error=asked.error)
                 reason = "student_failed"
@@ -177,7 +191,7 @@ class _Call:
         served_by_student = said is not None
         teacher: _Said | None = None
         if said is None:
-            said = teacher = await self._ask_teacher()
+            said = teacher = await self._says(None)
         if said.answer is None:
             failed = _failed(self._request, said.code, said.error)
             await self._settle()
@@ -186,25 +200,33 @@ class _Call:
                 return replace(failed, parked=parked(self._request, said.until))
             return failed
         student = asked.answer if asked is not None else None
-        completed = _completed(self._request).model_copy(
-            update={
-                "output": said.answer.output,
-                "served_by": "student" if served_by_student else "teacher",
-                "reason": reason,
-                "stage": chosen.stage,
-                "audited": bool(chosen.audits),
-                "teacher": teacher.answer if teacher is not None else None,
-                "student": student,
-                "threshold": chosen.serving.threshold_for(self._request.group) if chosen.serving is not None else None,
-                "route_version": self._version,
-                "cost_usd": sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
-                "teacher_cost_usd": teacher.answer.cost_usd
-                if teacher is not None and teacher.answer is not None
-                else self._task.teacher.usd_per_call,
-                "latency_ms": (time.perf_counter() - self._started) * 1000,
-            }
+        completed = _completed(
+            self._request,
+            input=self._request.input,
+            output=said.answer.output,
+            served_by="student" if served_by_student else "teacher",
+            reason=reason,
+            stage=chosen.stage,
+            audited=bool(chosen.audits),
+            teacher=teacher.answer if teacher is not None else None,
+            student=student,
+            threshold=chosen.serving.threshold_for(self._request.group) if chosen.serving is not None else None,
+            route_version=self._version,
+            cost_usd=sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
+            teacher_cost_usd=teacher.answer.cost_usd
+            if teacher is not None and teacher.answer is not None
+            else self._models.usd_per_call(self._task),
+            latency_ms=(time.perf_counter() - self._started) * 1000,
         )
         return Answered(completed, lambda: self._audits(completed))
+
+    async def _says(self, student: StudentRoute | None) -> _Said:
+        """The answer of `student`, or of the teacher (None); in a task of its own only where an audit needs it too."""
+        if self._plan.audits:
+            return await (self._ask_teacher() if student is None else self._ask(student))
+        if student is None:
+            return await self._models.ask_teacher(self._request, self._task, audit=False)
+        return await self._models.ask_student(self._request, self._task, student)
 
     def _ask_teacher(self) -> asyncio.Task[_Said]:
         if self._teacher is None:
@@ -304,18 +326,17 @@ def without_input(completed: InferenceCompleted, message: str) -> InferenceCompl
 def _failed(request: InferenceRequested, code: str, message: str) -> Answered:
     failure = Failure.model_validate({"code": code, "message": message})
     # Without the input: an oversized one would make the error oversized too.
-    update = {"status": "error", "failure": failure, "input": ""}
-    return Answered(_completed(request).model_copy(update=update), _no_audits)
+    return Answered(_completed(request, status="error", failure=failure), _no_audits)
 
 
-def _completed(request: InferenceRequested) -> InferenceCompleted:
+def _completed(request: InferenceRequested, **said: Any) -> InferenceCompleted:
     return InferenceCompleted(
         id=follow_id(request.id, InferenceCompleted.TYPE, request.subject),
         tenant=request.tenant,
         task=request.task,
         request_id=request.id,
-        input=request.input,
         purpose=request.purpose,
         requested_at=request.time.isoformat(),
         group=request.group,
+        **said,
     )

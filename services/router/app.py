@@ -28,10 +28,11 @@ from stillhouse.bus import (
     publish,
 )
 from stillhouse.bus.consumption import Consumption
+from stillhouse.bus.metering import Meter
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.bus.spending import Accounts, ledger_of
-from stillhouse.events import Event, RouteChanged, StudentRoute
+from stillhouse.events import Event, RouteChanged, StudentRoute, now
 from stillhouse.models.port import Model
 from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
@@ -48,7 +49,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     workers = {key: WorkerModel.teacher(task, settings.home) for key, task in tasks.items()} if teachers is None else {}
 
     def student(route: StudentRoute, of: RouteChanged) -> WorkerModel:
-        price = tasks[of.task_key].budget.usd_per_cpu_hour if of.task_key in tasks else 0.0
+        price = tasks[of.task_key].usd_per_cpu_hour(now()) if of.task_key in tasks else 0.0
         return WorkerModel.student(route.artefact, route.student_id, price)
 
     redis = connect_redis(settings.redis)
@@ -60,9 +61,11 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     broker.context.set_global("controller", controller)
     broker.include_router(build_router(settings.kafka))
     store = Store(settings.home / "store")
+    queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
     spending = Spending(tasks, Accounts(redis, ledger_of(store)))
     models: Mapping[str, Model] = teachers if teachers is not None else workers
-    answering = Answering(tasks, models, table.get, students.get, spending)
+    meter = Meter("routing", tasks)
+    answering = Answering(tasks, models, table.get, students.get, spending, meter)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
 
@@ -78,8 +81,9 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
         background=[
             intake.run,
             partial(table.guard, say),
-            partial(_unpark, settings.kafka, say, spending),
             spending.settle_regularly,
+            *([partial(_unpark, settings.kafka, say, spending)] if queues else []),
+            partial(meter.report_regularly, say),
         ],
         on_start=[table.start, partial(controller.restore, store), start_teachers],
         on_stop=[partial(intake.drain, settings.router_grace_s), table.stop, close_models, redis.aclose],

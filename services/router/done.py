@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from services.router.together import Together
@@ -21,7 +22,23 @@ from stillhouse.events import InferenceCompleted
 KEEP_S: Final = 24 * 60 * 60  # as long as the requests' topic keeps them
 ALIVE_S: Final = 3.0  # a router that was killed holds its requests for so long
 LOOK_S: Final = 0.1
+COMPANY_S: Final = 0.02  # an answer, which nobody waits for, is set together with what else comes in this time
 HELD: Final = b"router:"  # what a mark begins with that holds no answer yet; answers are JSON
+
+# One command for many marks: each command costs this process more than Redis. KEYS are those to take, then those to
+# set; ARGV is who takes, for how long marks are kept, and the values to set. Gives what the marks to take were.
+MARK: Final = """
+local values = #ARGV - 2
+local takes = #KEYS - values
+local found = {}
+for i = 1, takes do
+  found[i] = redis.call('SET', KEYS[i], ARGV[1], 'EX', ARGV[2], 'NX', 'GET')
+end
+for i = 1, values do
+  redis.call('SET', KEYS[takes + i], ARGV[2 + i], 'EX', ARGV[2])
+end
+return found
+"""
 
 log = structlog.get_logger()
 
@@ -36,16 +53,16 @@ class DoneMarks:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._me = HELD + uuid.uuid4().hex.encode()
-        self._taking = Together(self._take)
-        self._setting = Together(self._set)
+        self._marking = Together(self._mark)
         self._living: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
 
     async def begin(self, request_id: str) -> InferenceCompleted | None:
         """None: it is ours to answer now. Otherwise its answer, for which this waits while another router has it."""
         key = f"stillhouse:done:{request_id}"
         try:
             while True:
-                found = await self._taking.add(key)
+                found = await self._marking.add((key, None))
                 if found is None or found == self._me:
                     return None
                 if not found.startswith(HELD):
@@ -58,10 +75,10 @@ class DoneMarks:
             log.warning("done_marks_away", error=f"{type(error).__name__}: {error}")
             return None
 
-    async def set(self, completed: InferenceCompleted) -> None:
-        """Remember an answer."""
+    async def set(self, request_id: str, answer: bytes) -> None:
+        """Remember an answer: the JSON of its `inference.completed`."""
         try:
-            await self._setting.add((f"stillhouse:done:{completed.request_id}", completed.model_dump_json()))
+            await self._marking.add((f"stillhouse:done:{request_id}", answer), within=COMPANY_S)
         except (RedisError, OSError) as error:
             log.warning("done_marks_away", error=f"{type(error).__name__}: {error}")
 
@@ -82,25 +99,44 @@ class DoneMarks:
         if self._living is not None:
             self._living.cancel()
             await asyncio.gather(self._living, return_exceptions=True)
+        await self._drop()
         try:
             await self._redis.delete(_alive(self._me))
         except (RedisError, OSError) as error:
             log.warning("done_marks_away", error=f"{type(error).__name__}: {error}")
 
-    async def _take(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Each key's mark as it is; ours is set where there is none (None then)."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for key in keys:
-            pipeline.set(key, self._me, ex=KEEP_S, nx=True, get=True)
-        found: list[bytes | None] = await pipeline.execute()
-        return found
+    async def _mark(self, items: Sequence[tuple[str, bytes | None]]) -> Sequence[bytes | None]:
+        """Each key's mark as it was, ours set where there was none; where there is a value, it is set instead."""
+        takes = [key for key, value in items if value is None]
+        sets = [(key, value) for key, value in items if value is not None]
+        keys = [*takes, *(key for key, _ in sets)]
+        arguments: list[str | bytes | int] = [self._me, KEEP_S, *(value for _, value in sets)]
+        found = iter(await self._ask("EVAL", MARK, len(keys), *keys, *arguments))
+        return [next(found) if value is None else None for _, value in items]
 
-    async def _set(self, answers: Sequence[tuple[str, str]]) -> Sequence[object]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for key, answer in answers:
-            pipeline.set(key, answer, ex=KEEP_S)
-        said: list[object] = await pipeline.execute()
-        return said
+    async def _ask(self, *command: str | bytes | int) -> list[bytes | None]:
+        """One command over a connection that is kept: fetching one from the pool costs twice what the command does.
+
+        Tried again once, on a new connection, for Redis may have been restarted. Only one task asks at a time.
+        """
+        for last in (False, True):
+            if self._connection is None:
+                self._connection = await self._redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                await self._connection.send_command(*command)
+                found: list[bytes | None] = await self._connection.read_response()
+                return found
+            except BaseException as error:
+                await self._drop()  # broken, or with an answer under way that is not the next one's
+                if last or not isinstance(error, RedisError | OSError):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._redis.connection_pool.release(connection)
 
     async def _live(self) -> None:
         while True:

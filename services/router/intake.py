@@ -16,11 +16,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from opentelemetry import trace
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars
 
 from services.router.answering import Answered, without_input
 from services.router.done import DoneMarks
-from stillhouse.bus import BadRecord, LowWaterMark, TooLarge, decode, encode, header
+from stillhouse.bus import BadRecord, LowWaterMark, Record, TooLarge, decode, encode, header, new_traceparent
 from stillhouse.bus.consumption import Consumption
 from stillhouse.events import BY_NAME, Event, InferenceCompleted, InferenceRequested
 from stillhouse.telemetry import names
@@ -31,6 +31,7 @@ GROUP = "router.intake"
 SOURCE = "/services/router"
 DEAD_LETTERS = "dlq.router"
 LAG_S = 5.0
+READ_MS = 1000
 
 log = structlog.get_logger()
 
@@ -56,7 +57,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumption = consumption
         self._first: dict[str, asyncio.Future[None]] = {}  # request id -> ends when its first record is done with
         self._tracer = trace.get_tracer("stillhouse.router")
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._max_in_flight = max_in_flight
+        self._room = asyncio.Event()  # set when one of them has ended
         self._assigned = 0  # counts the times that partitions were dealt out
         self._marks: dict[TopicPartition, LowWaterMark] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -108,18 +110,28 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             self._committed.pop(partition, None)
 
     async def _read(self) -> None:
-        async for record in self._consumer:
+        while True:
+            while len(self._calls) >= self._max_in_flight:
+                self._room.clear()
+                await self._room.wait()
+            # All that are there, up to what there is room for: taking one costs as much as taking many.
+            room = self._max_in_flight - len(self._calls)
+            batches = await self._consumer.getmany(timeout_ms=READ_MS, max_records=room)
             assigned = self._assigned
-            await self._consumption.allowed(record.topic)
-            await self._slots.acquire()
-            if assigned != self._assigned:  # while it waited; whoever has its partition now begins at the mark
-                self._slots.release()
-                continue
-            mark = self._marks.setdefault(TopicPartition(record.topic, record.partition), LowWaterMark())
-            mark.begin(record.offset)
-            call = asyncio.create_task(self._handle(record, mark))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            for partition, records in batches.items():
+                for record in records:
+                    await self._consumption.allowed(record.topic)
+                    if assigned != self._assigned:  # while it waited; whoever has its partition now begins at the mark
+                        break
+                    mark = self._marks.setdefault(partition, LowWaterMark())
+                    mark.begin(record.offset)
+                    call = asyncio.create_task(self._handle(record, mark))
+                    self._calls.add(call)
+                    call.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._room.set()
 
     async def _handle(self, record: Any, mark: LowWaterMark) -> None:
         try:
@@ -130,8 +142,6 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             # owns the partition next reads it again.
             if not self._broken.done():
                 self._broken.set_exception(error)
-        finally:
-            self._slots.release()
 
     async def _effect(self, record: Any) -> None:
         try:
@@ -148,13 +158,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._first[request.id] = mine
         try:
-            parent = span_context_of(header(record.headers, "traceparent"))
+            # Answer and audits of one request are of one trace, whether or not its sender began one.
+            given = span_context_of(header(record.headers, "traceparent"))
+            parent = given or span_context_of(new_traceparent())
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent else None
             with self._tracer.start_as_current_span(names.SPAN_ROUTE, context=context) as span:
                 span.set_attribute(names.ATTR_REQUEST_ID, request.id)
                 span.set_attribute(names.ATTR_TASK, request.task_key)
-                with bound_contextvars(event_id=request.id, task=request.task_key):
-                    await self._once(request, traceparent_of(span))
+                # Of this record's own asyncio task, which ends with it: nothing is to be unbound.
+                bind_contextvars(event_id=request.id, task=request.task_key)
+                await self._once(request, traceparent_of(span))
         finally:
             del self._first[request.id]
             mine.set_result(None)
@@ -172,7 +185,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._say(answered.parked, traceparent)
                     await self._done.give_up(request.id)
                     return
-                await self._say(answered.completed, traceparent, request.reply_to)
+                answer = await self._say(answered.completed, traceparent, request.reply_to)
                 _count(answered.completed)
                 for audited in await answered.audits():
                     await self._say(audited, traceparent)
@@ -180,27 +193,31 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._done.give_up(request.id)
             raise
         if answered.completed.status == "ok":
-            await self._done.set(answered.completed)
+            await self._done.set(request.id, answer)
         else:  # an error may be mended: asked again, it is tried again
             await self._done.give_up(request.id)
 
-    async def _say(self, event: Event, traceparent: str | None, copy_to: str | None = None) -> None:
+    async def _say(self, event: Event, traceparent: str | None, copy_to: str | None = None) -> bytes:
+        """Write `event` to its topic; the JSON that was written."""
         try:
             record = encode(event, source=SOURCE, traceparent=traceparent)
         except TooLarge as error:
             # Input and answer together can outgrow a record that the input alone fitted into.
             log.warning("too_large", event_type=event.TYPE, event_id=event.id, error=str(error))
             if not isinstance(event, InferenceCompleted):
-                return
+                return b""
             record = encode(without_input(event, str(error)), source=SOURCE, traceparent=traceparent)
         await self._producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
-        if copy_to is None or copy_to == record.topic:
-            return
-        if copy_to in BY_NAME:
-            log.warning("reply_to_refused", event_id=event.id, topic=copy_to)
+        if copy_to is not None and copy_to != record.topic:
+            await self._copy(event, record, copy_to)
+        return record.value
+
+    async def _copy(self, event: Event, record: Record, topic: str) -> None:
+        if topic in BY_NAME:
+            log.warning("reply_to_refused", event_id=event.id, topic=topic)
             return
         try:
-            await self._producer.send_and_wait(copy_to, record.value, key=record.key, headers=record.headers)
+            await self._producer.send_and_wait(topic, record.value, key=record.key, headers=record.headers)
         except KafkaError as error:  # a topic that is not there is its sender's mistake, and the answer is in the log
             log.warning("reply_to_failed", event_id=event.id, error=f"{type(error).__name__}: {error}")
 

@@ -72,7 +72,7 @@ class Spending:
             task_key=task.key,
             request_id=request_id,
             token=uuid.uuid4().hex,
-            usd=task.teacher.most_usd,
+            usd=task.most_usd(self._clock()),
             limits=task.budget.limits,
             lease_s=task.teacher.timeout_s + LEASE_MARGIN_S,
             audit=audit,
@@ -99,6 +99,10 @@ class Spending:
             self._owed.append((call, usd))  # first of all: whoever is cancelled here settles no more
         await self._settle_owed()
         return answer
+
+    def now(self) -> datetime:
+        """The time by which prices and limits hold."""
+        return self._clock()
 
     def refusal(self, task: Task) -> str | None:
         """Why nothing of `task` is answered now; None: it is, or nobody has found out yet that its limit is reached."""
@@ -144,7 +148,7 @@ class Spending:
         )
         # What others have set aside may be given back; what is spent stays so until the period ends.
         share = 1.0 if audit else 1.0 - task.budget.limits.kept_back
-        if refused.spent_usd + task.teacher.most_usd > limit * share:
+        if refused.spent_usd + task.most_usd(self._clock()) > limit * share:
             if self._spent.get((task.key, audit)) != (until, said):
                 log.warning("budget_spent", task=task.key, period=refused.period, limit_usd=limit, audits=audit)
             self._spent[task.key, audit] = (until, said)

@@ -24,14 +24,26 @@ class Together(Generic[A, B]):
         self._work = work
         self._waiting: list[tuple[A, asyncio.Future[B]]] = []
         self._running: asyncio.Task[None] | None = None
+        self._due: asyncio.TimerHandle | None = None
 
-    async def add(self, item: A) -> B:
-        """The result for `item`. Raises what the work raised."""
-        result: asyncio.Future[B] = asyncio.get_running_loop().create_future()
+    async def add(self, item: A, *, within: float = 0.0) -> B:
+        """The result for `item`, which may wait for company for `within` seconds. Raises what the work raised."""
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[B] = loop.create_future()
         self._waiting.append((item, result))
         if self._running is None:
-            self._running = asyncio.create_task(self._run())
+            if within <= 0:
+                self._start()
+            elif self._due is None:
+                self._due = loop.call_later(within, self._start)
         return await result
+
+    def _start(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         try:

@@ -6,6 +6,7 @@ import os
 import socket
 from functools import partial
 
+from services.trainer.control import BudgetControl
 from services.trainer.handlers import build_router
 from services.trainer.lineage import log_regularly
 from services.trainer.settings import TrainerSettings
@@ -14,7 +15,9 @@ from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
 from stillhouse.bus.redis import connect_redis, restore_regularly
+from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service, writable
+from stillhouse.bus.spending import Accounts, ledger_of
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 
@@ -26,13 +29,15 @@ def build_app(settings: TrainerSettings) -> Service:
     store = Store(settings.home / "store")
     broker = make_broker(settings, "trainer")
     queue = JobQueue(redis, "training")
+    said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "trainer.jsonl")
     training = Training(
         tasks,
         States(redis, store, settings.home),
         store,
         queue,
-        partial(publish, broker, source=SOURCE),
+        said.say,
         settings.home,
+        BudgetControl(store, Accounts(redis, ledger_of(store))),
         lease_s=settings.trainer_lease_s,
         evaluate_s=settings.trainer_evaluate_s,
     )
@@ -47,6 +52,7 @@ def build_app(settings: TrainerSettings) -> Service:
         name="trainer",
         broker=broker,
         background=[
+            said.repeat,
             partial(restore_regularly, redis, "trainer", training.recover),
             training.evaluate_regularly,
             partial(work, queue, worker, training.run, lease_s=settings.trainer_lease_s),

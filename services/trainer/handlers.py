@@ -10,6 +10,7 @@ from faststream.kafka import KafkaMessage, KafkaRouter
 from services.trainer.training import Training
 from stillhouse.bus import decode_batch, subscriber_options
 from stillhouse.events import (
+    CostIncurred,
     DriftDetected,
     ExampleRecorded,
     GateFailed,
@@ -26,6 +27,12 @@ async def on_examples(message: KafkaMessage, training: Trainer) -> None:
     """New examples only mark their tasks; the evaluation loop counts them."""
     for event in await decode_batch(message, ExampleRecorded):
         training.mark(event.task_key)
+
+
+async def on_costs(message: KafkaMessage, training: Trainer) -> None:
+    """Overheads count towards limits as calls do."""
+    for event in await decode_batch(message, CostIncurred):
+        await training.charge(event)
 
 
 async def on_training_requested(event: TrainingRequested, training: Trainer) -> None:
@@ -60,6 +67,7 @@ def build_router(kafka: Kafka) -> KafkaRouter:
     router.subscriber(ExampleRecorded.TYPE, group_id="trainer.examples", batch=True, max_records=500, **options)(
         on_examples
     )
+    router.subscriber(CostIncurred.TYPE, group_id="trainer.costs", batch=True, max_records=500, **options)(on_costs)
     for topic, handler in (
         (TrainingRequested.TYPE, on_training_requested),
         (DriftDetected.TYPE, on_drift),

@@ -20,19 +20,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 
-from services.trainer.dataset import DataError, choose, freeze
+from services.trainer.dataset import DataError, choose, freeze, replay_weight, teachable, without_golden
+from services.trainer.remedy import candidate_with
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
+from stillhouse.quality.corrections import suspect_labels
 from stillhouse.store import Store
 from stillhouse.tasks import StudentCandidate, Task
+from stillhouse.tasks.golden import read_golden
 
 if TYPE_CHECKING:
     from stillhouse.distill.data import LabelledText
 
 JOB_FILE: Final = "job.json"
 CURVES_FILE: Final = "curves.json"
+REVIEWED_FILE: Final = "reviewed.json"  # what people's verdicts changed in the dataset
 
 
 def main(folder: Path) -> int:
@@ -64,13 +68,13 @@ def main(folder: Path) -> int:
 def _train(folder: Path) -> None:
     job: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     task, home = Task.model_validate(job["task"]), Path(job["home"])
-    candidate, student_id = task.students[job["rung"]], str(job["student_id"])
+    candidate, student_id = candidate_with(task.students[job["rung"]], job.get("changes", {})), str(job["student_id"])
     if job.get("batch_size"):  # halved after each time that memory ran out
         candidate = candidate.model_copy(update={"batch_size": int(job["batch_size"])})
     report = _Progress(folder)
 
     report("dataset", 0.0)
-    dataset, train, select, teacher_version = _data(folder, task, home, job)
+    dataset, train, select, teacher_version, left_out = _data(folder, task, home, job)
     curves: list[dict[str, Any]] = read_json(folder / CURVES_FILE) or []
     target = home / "artefacts" / student_id
     if target.exists():
@@ -80,7 +84,11 @@ def _train(folder: Path) -> None:
 
     cpu = report("done", 1.0)
     last = curves[-1] if curves else {}
-    metrics = {key: float(value) for key, value in (last | export).items() if isinstance(value, int | float)}
+    reviewed = read_json(folder / REVIEWED_FILE) or {}
+    numbers = (last | export | reviewed).items()
+    metrics = {key: float(value) for key, value in numbers if isinstance(value, int | float)}
+    if task.gate.golden is not None:
+        metrics["golden_left_out"] = float(left_out)
     write_json(
         folder / RESULT_FILE,
         {
@@ -141,33 +149,77 @@ def _make(
 
 def _data(
     folder: Path, task: Task, home: Path, job: dict[str, Any]
-) -> tuple[DatasetRef, list[LabelledText], list[LabelledText], str]:
-    """The frozen dataset (frozen now, or by an earlier attempt) with its texts from the store."""
+) -> tuple[DatasetRef, list[LabelledText], list[LabelledText], str, int]:
+    """The frozen dataset (frozen now, or by an earlier attempt) with its texts from the store.
+
+    The last is how many recorded examples were left out because they repeat the task's golden set.
+    """
     from stillhouse.distill.data import LabelledText
 
     cutoff = datetime.fromisoformat(job["cutoff"])
-    rows: list[dict[str, Any]] = Store(home / "store").examples(task.key, until=cutoff).to_pylist()
+    since = datetime.fromisoformat(job["since"]) if job.get("since") else None
+    store, golden = Store(home / "store"), _golden(task)
+    recorded = store.reviewed_examples(task.key, until=cutoff)
+    rows = without_golden(recorded, golden)
+    left_out = len(recorded) - len(rows)
+    teacher_version = str(max(rows, key=lambda row: row["time"])["teacher_version"]) if rows else ""
     frozen = read_json(folder / "dataset.json")
     if frozen is None:
-        since = datetime.fromisoformat(job["since"]) if job.get("since") else None
+        suspects = suspect_labels(
+            (row for row in store.reviews(task.key).to_pylist() if row["time"] <= cutoff),
+            teacher_version=teacher_version,
+            ceiling=task.review.max_corrected,
+            labels=len(task.labels),
+        )
+        taught = teachable(rows, suspects, teacher_version)
         by_group = task.group_by == "group"
-        chosen = choose(rows, largest=task.budget.max_train_examples, since=since, by_group=by_group)
+        chosen = choose(
+            taught,
+            largest=task.budget.max_train_examples,
+            since=since,
+            replay_share=task.drift.replay_share,
+            by_group=by_group,
+        )
         dataset = freeze(chosen, home / "datasets", cutoff)
+        reviewed = {
+            "texts_with_human_label": sum(item.review_id is not None for item in chosen),
+            "examples_left_out": len(rows) - len(taught),
+            "suspect_labels": sorted(suspects),
+        }
+        write_json(folder / REVIEWED_FILE, reviewed)
         write_json(folder / "dataset.json", dataset.model_dump(mode="json"))
+        # Again: what was erased before the file was frozen is in no mark beside it, and must not be trained on.
+        rows = without_golden(store.reviewed_examples(task.key, until=cutoff), golden)
     else:
         dataset = DatasetRef.model_validate(frozen)
-    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split"])
+    table = pq.read_table(file_of(dataset.uri), columns=["example_id", "split", "time"])
+    frozen_rows = table.to_pylist()
+    times = [row["time"] for row in frozen_rows if row["split"] == "train"]
+    replayed = replay_weight(times, since, task.drift.replay_share)
     by_id = {row["example_id"]: row for row in rows}
     texts: dict[str, list[LabelledText]] = {"train": [], "select": []}
-    for example_id, split in zip(table["example_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-        row = by_id.get(example_id)
+    for entry in frozen_rows:
+        row = by_id.get(entry["example_id"])
         if row is None or row["output"] not in task.labels:
             continue  # erased since, or answered with a label that the task no longer has
-        texts[split].append(LabelledText(row["input"], row["output"], _distribution(row["distribution"])))
+        weight = replayed if since is not None and entry["time"] <= since else 1.0
+        if entry["split"] == "train" and row["provenance"] == "human":
+            weight *= task.review.human_weight
+        if weight > 0:
+            distribution = _distribution(row["distribution"])
+            texts[entry["split"]].append(LabelledText(row["input"], row["output"], distribution, weight))
     if not texts["train"] or not texts["select"]:
         raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
-    newest = max(rows, key=lambda row: row["time"])
-    return dataset, texts["train"], texts["select"], str(newest["teacher_version"])
+    return dataset, texts["train"], texts["select"], teacher_version, left_out
+
+
+def _golden(task: Task) -> list[str]:
+    if task.gate.golden is None:
+        return []
+    try:
+        return [case.input for case in read_golden(task.gate.golden, task.labels)]
+    except ValueError as error:
+        raise DataError(f"The golden set cannot be kept out of training: {error}.") from None
 
 
 def file_of(uri: str) -> Path:

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import structlog
 
+from services.trainer.remedy import candidate_with
 from services.trainer.states import OUTCOME_FILE
 from stillhouse.bus.jobs import read_json, write_json
 from stillhouse.events import RouteChanged, StudentTrained
+from stillhouse.store.datasets import erased_datasets
 from stillhouse.tasks import Task
 
 LOGGED_FILE: Final = "mlflow.json"
@@ -99,16 +101,19 @@ def main(folder: Path) -> int:
     event, job = _trained(folder), read_json(folder / "job.json")
     if event is None or job is None or _is_logged(folder):
         return 0
-    from stillhouse.registry import log_training_run, register_student, set_alias
+    from stillhouse.registry import log_training_run, mark_erased, register_student, set_alias
 
     student, task = StudentTrained.model_validate(event), Task.model_validate(job["task"])
     run_id = log_training_run(
         Path(job["home"]),
         student=student,
-        parameters=task.students[student.rung].model_dump(mode="json"),
+        parameters=candidate_with(task.students[student.rung], student.changes).model_dump(mode="json"),
         curves=read_json(folder / "curves.json") or [],
     )
     register_student(Path(job["home"]), student=student, run_id=run_id)
+    erased = erased_datasets(Path(job["home"]) / "datasets").get(student.dataset.version)
+    if erased is not None:
+        mark_erased(Path(job["home"]), student.student_id, erased)
     alias = _alias(folder)
     if alias is not None:
         set_alias(Path(job["home"]), student.student_id, "champion" if alias == "champion" else "challenger")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from services.trainer.state import TaskState
 from stillhouse.economics import pays
 from stillhouse.events import Strategy, follow_id
 from stillhouse.tasks import Task
 
+LONGEST_WAIT: Final = 16  # times `min_new_examples`
 FEWEST = 50  # examples without which nothing can be trained, even when asked for
 
 
@@ -27,6 +29,7 @@ class Plan:
     job_id: str
     rung: int
     cause_id: str
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,16 @@ def decide(task: Task, state: TaskState, counts: Counts) -> Decision:
             f"{task.budget.horizon_requests:,} requests",
             numbers,
         )
-    plan = _plan(task, state.rung, state.cause_id)
+    plan = _plan(task, state.rung, state.cause_id, state.changes)
     if state.climbing:
-        return Decision(waiting, f"the candidate before {_name(task, plan)} was turned away: next rung", numbers, plan)
-    needed = task.budget.min_examples if state.since is None else task.budget.min_new_examples
+        why = f"the candidate before {_name(task, plan)} was turned away: {state.why or 'the next rung'}"
+        return Decision(waiting, why, numbers, plan)
+    needed = task.budget.min_examples if state.since is None else _new_examples(task, state)
     have = counts.total if state.since is None else counts.new
     numbers |= {"needed": float(needed)}
     if have < needed:
         reason = (
-            "the live student drifted: the teacher answers until enough new examples are recorded"
+            f"{_drifts(state)}: the teacher answers until enough new examples are recorded"
             if state.drifted
             else "too few examples are recorded"
             if state.since is None
@@ -98,8 +102,23 @@ def student_id_of(task: Task, job_id: str, rung: int) -> str:
     return f"{task.name}-{architecture}-{follow_id(job_id, 'student', architecture)[:8]}"
 
 
-def _plan(task: Task, rung: int, cause_id: str) -> Plan:
-    return Plan(follow_id(cause_id, "training.job", f"{task.key}/{rung}"), rung, cause_id)
+def _new_examples(task: Task, state: TaskState) -> int:
+    """Examples to wait for: twice as many for each student after the first, in a row, that drifted soon.
+
+    Where traffic turns to and fro, students for half of it would come and go; a longer wait shows both halves to the
+    next one, and costs the teacher's price at most.
+    """
+    return task.budget.min_new_examples * min(LONGEST_WAIT, 1 << max(0, state.short_lives - 1))
+
+
+def _drifts(state: TaskState) -> str:
+    if state.short_lives < 2:
+        return "the live student drifted"
+    return f"{state.short_lives} students in a row drifted soon, so that the wait is longer"
+
+
+def _plan(task: Task, rung: int, cause_id: str, changes: dict[str, Any] | None = None) -> Plan:
+    return Plan(follow_id(cause_id, "training.job", f"{task.key}/{rung}"), rung, cause_id, changes or {})
 
 
 def _rung_of(task: Task, architecture: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -67,8 +68,7 @@ def rebuild(task: Task, store: Store, home: Path) -> TaskState:
     for path in sorted((home / "jobs").glob(f"*/{OUTCOME_FILE}")):
         outcome = read_json(path)
         if outcome and outcome.get("task_key") == task.key:
-            model = StudentTrained if outcome["type"] == StudentTrained.TYPE else TrainingFailed
-            happened.append(model.model_validate(outcome["event"]))
+            happened.append(end_of(outcome))
     for row in store.evaluations(task.key).to_pylist():
         happened.append(
             GateDecided(
@@ -82,20 +82,28 @@ def rebuild(task: Task, store: Store, home: Path) -> TaskState:
                 reason=row["reason"],
                 n=row["n"],
                 final=row["final"],
+                conditions=(json.loads(row["report_json"]) if row["report_json"] else {}).get("conditions", []),
             )
         )
     for route in store.latest_routes():
         if route.task_key == task.key:
             if route.changed_by == DriftDetected.TYPE and route.retired:
-                happened.append(_alarm(route))
+                audits = store.audits(task.key, route.retired[0]).column("stage").to_pylist().count("live")
+                happened.append(_alarm(route, audits))
             happened.append(route)
     state = TaskState()
     for event in sorted(happened, key=lambda event: event.time):
-        state = fold(state, event, len(task.students))
+        state = fold(state, event, task)
     return state
 
 
-def _alarm(route: RouteChanged) -> DriftDetected:
+def end_of(outcome: dict[str, Any]) -> StudentTrained | TrainingFailed:
+    """The event that ended a job, from its outcome file."""
+    model = StudentTrained if outcome["type"] == StudentTrained.TYPE else TrainingFailed
+    return model.model_validate(outcome["event"])
+
+
+def _alarm(route: RouteChanged, audits: int) -> DriftDetected:
     """The alarm that took the student out, as far as its consequence tells."""
     return DriftDetected(
         id=route.cause_id or follow_id(route.id, DriftDetected.TYPE, route.task_key),
@@ -105,7 +113,7 @@ def _alarm(route: RouteChanged) -> DriftDetected:
         student_id=route.retired[0],
         statistic=0.0,
         alarm_level=0.0,
-        audits=0,
+        audits=audits,
         estimate=0.0,
         lower=0.0,
         upper=1.0,

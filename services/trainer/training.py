@@ -12,10 +12,11 @@ from typing import Any, Final
 import structlog
 from opentelemetry import trace
 
+from services.trainer.control import BudgetControl
 from services.trainer.lineage import wish_aliases
 from services.trainer.policy import Counts, Decision, Plan, decide, student_id_of
 from services.trainer.state import Input, TaskState, fold
-from services.trainer.states import OUTCOME_FILE, States, unfinished
+from services.trainer.states import OUTCOME_FILE, States, end_of, unfinished
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Exit, Job, JobQueue, read_json, run_process, write_json
 from stillhouse.events import (
     ArtefactRef,
@@ -53,6 +54,7 @@ class Training:
         queue: JobQueue,
         publish: Publish,
         home: Path,
+        control: BudgetControl,
         *,
         lease_s: float = 15.0,
         evaluate_s: float = 1.0,
@@ -62,6 +64,7 @@ class Training:
         self._store = store
         self._queue = queue
         self._publish = publish
+        self._control = control
         self._home = home.resolve()
         self._lease_s = lease_s
         self._evaluate_s = evaluate_s
@@ -82,7 +85,7 @@ class Training:
         if task is None:
             log.warning("unknown_task", task=event.task_key, event_type=event.TYPE)
             return
-        await self._states.change(task, lambda state: fold(state, event, len(task.students)))
+        await self._states.change(task, lambda state: fold(state, event, task))
         if isinstance(event, RouteChanged):
             for folder in await asyncio.to_thread(wish_aliases, event, self._home):
                 await self.to_log.put(folder)
@@ -90,6 +93,13 @@ class Training:
         if parent is not None:
             self._parents[task.key] = parent
         self.dirty.add(task.key)
+
+    async def charge(self, event: CostIncurred) -> None:
+        """An overhead counts towards its task's limits. Unknown tasks are passed over."""
+        task = self.tasks.get(event.task_key)
+        if task is not None:
+            await self._control.charge(task, event)
+            self.mark(task.key)
 
     async def state(self, task: Task) -> TaskState:
         """What is known of `task` now."""
@@ -117,11 +127,14 @@ class Training:
         """Decide for one task, say so where the decision is new, and enqueue its job where it has one."""
         state = await self._states.get(task)
         decision = decide(task, state, await self._count(task, state))
+        decision = await self._control.weigh(task, decision, state.live)
         announced = f"{state.cause_id}\n{decision.strategy}\n{decision.reason}"
         if announced != state.announced:
             await self._publish(
                 BudgetEvaluated(
-                    id=follow_id(state.cause_id, BudgetEvaluated.TYPE, f"{task.key}\n{announced}"),
+                    id=follow_id(
+                        state.cause_id, BudgetEvaluated.TYPE, f"{task.key}\n{state.announcements}\n{announced}"
+                    ),
                     tenant=task.tenant,
                     task=task.name,
                     strategy=decision.strategy,
@@ -129,9 +142,13 @@ class Training:
                     numbers=decision.numbers,
                 )
             )
-            await self._states.change(task, lambda state: state.model_copy(update={"announced": announced}))
+            said = {"announced": announced, "announcements": state.announcements + 1}
+            await self._states.change(task, lambda state: state.model_copy(update=said))
         if decision.plan is not None:
             await self._enqueue(task, state, decision.plan)
+        elif state.job_id is not None:
+            # Redis may have gone away between the state that names the job and the queue.
+            await self._queue.enqueue(state.job_id, {})
         return decision
 
     async def _count(self, task: Task, state: TaskState) -> Counts:
@@ -150,9 +167,10 @@ class Training:
                 "task_key": task.key,
                 "task": task.model_dump(mode="json"),
                 "rung": plan.rung,
+                "changes": plan.changes,
                 "home": str(self._home),
                 "cutoff": datetime.now(UTC).isoformat(),
-                "since": state.since.isoformat() if state.since else None,
+                "since": state.changed_at.isoformat() if state.changed_at else None,
                 "cause_id": plan.cause_id,
                 "traceparent": self._parents.get(task.key),
             }
@@ -184,12 +202,16 @@ class Training:
             await self._attempt(job, folder, told, task)
 
     async def _attempt(self, job: Job, folder: Path, told: dict[str, Any], task: Task) -> None:
-        if ended := await asyncio.to_thread(read_json, folder / OUTCOME_FILE):
-            # Published by a worker that died before it could say so.
-            if ended["type"] == StudentTrained.TYPE:
+        if outcome := await asyncio.to_thread(read_json, folder / OUTCOME_FILE):
+            # Published by a worker that died, or lost Redis, before the task's state or the queue knew.
+            ended = end_of(outcome)
+            if task.key in self.tasks:
+                await self.take(ended)
+            if isinstance(ended, StudentTrained):
                 await self._queue.complete(job)
+                await self.to_log.put(folder)
             else:
-                await self._queue.fail(job, ended["event"]["error"])
+                await self._queue.fail(job, ended.error)
             return
         if not (folder / RESULT_FILE).exists():
             if job.exhausted:
@@ -249,6 +271,7 @@ class Training:
             job_id=job.job_id,
             architecture=task.students[told["rung"]].architecture,
             rung=told["rung"],
+            changes=told.get("changes", {}),
             artefact=ArtefactRef.model_validate(result["artefact"]),
             dataset=DatasetRef.model_validate(result["dataset"]),
             teacher_version=result["teacher_version"],
@@ -284,7 +307,7 @@ class Training:
     async def _end(self, folder: Path, task: Task, event: StudentTrained | TrainingFailed) -> None:
         outcome = {"task_key": task.key, "type": event.TYPE, "event": event.model_dump(mode="json"), "at": time.time()}
         await asyncio.to_thread(write_json, folder / OUTCOME_FILE, outcome)
-        if self.tasks.get(task.key) is not None:
+        if task.key in self.tasks:
             await self.take(event)
 
 
@@ -295,7 +318,7 @@ def _cost(event: StudentTrained | TrainingFailed, task: Task, cpu_seconds: float
         task=task.name,
         cause_id=event.job_id,
         kind="training",
-        usd=cpu_seconds / 3600 * task.budget.usd_per_cpu_hour,
+        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(event.time),
         cpu_seconds=cpu_seconds,
         note=event.architecture,
     )

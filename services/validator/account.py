@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from stillhouse.quality.alpha import alpha_share
 
@@ -25,3 +26,18 @@ def share(alpha: float, judged: Iterable[tuple[str, datetime]], student_id: str)
     """(k, alpha/(k(k+1))) of `student_id`; the shares of k = 1, 2, ... add up to `alpha`."""
     k = place(judged, student_id)
     return k, alpha_share(alpha, k)
+
+
+def spent(
+    evaluations: Iterable[Mapping[str, Any]], student_id: str, alpha: float, verdict: str
+) -> list[dict[str, Any]]:
+    """Who spent what of the account at the offline gate: student, alpha and newest verdict, in the account's order.
+
+    `evaluations` are rows of the store in order of time; `student_id` is judged now, with `alpha` and `verdict`.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for row in evaluations:
+        if row["stage"] == "offline":
+            entries[row["student_id"]] = {name: row[name] for name in ("student_id", "alpha", "verdict")}
+    entries[student_id] = {"student_id": student_id, "alpha": alpha, "verdict": verdict}
+    return list(entries.values())

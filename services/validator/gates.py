@@ -12,9 +12,10 @@ from typing import Any, Final
 import structlog
 from opentelemetry import trace
 
+from services.validator.lineage import EVALUATED_FILE
 from services.validator.verdicts import Verdicts
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Job, JobQueue, read_json, run_process, write_json
-from stillhouse.events import Condition, CostIncurred, Event, StudentEvaluated, StudentTrained, follow_id
+from stillhouse.events import Condition, CostIncurred, Event, Measured, StudentEvaluated, StudentTrained, follow_id, now
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.telemetry import names
@@ -67,6 +68,7 @@ class Gates:
         self._check_s = check_s
         self._waiting: dict[str, Waiting] = {}
         self._undecided: dict[str, StudentTrained] = {}  # offline gates, waiting or at work
+        self.to_log: asyncio.Queue[Path] = asyncio.Queue()  # folders of decided gates, for the lineage loop
 
     async def open_offline(self, student: StudentTrained) -> None:
         """Queue the offline gate of a new student; the same event twice queues it once."""
@@ -176,7 +178,9 @@ class Gates:
                 if error:
                     await asyncio.to_thread(write_json, folder / RESULT_FILE, {"broken": error, "cpu_seconds": 0.0})
             result = await asyncio.to_thread(read_json, folder / RESULT_FILE)
-            await self._end(gate_id, number, folder, told["kind"], task, student, told, result)
+            # Else it was said by a worker that died, or lost Redis, before the queue knew; the next look may be over.
+            if not (folder / OUTCOME_FILE).exists():
+                await self._end(gate_id, number, folder, told["kind"], task, student, told, result)
             await self.queue.complete(job)
 
     async def _attempt(self, job: Job, folder: Path) -> str | None:
@@ -212,7 +216,11 @@ class Gates:
             final = bool(judgement["final"])
             wanted = min(LOOK_AFTER, judgement["needs_more"] or 1)
             if final:
-                await self._publish(_evaluated(task, student, result))
+                evaluated = _evaluated(task, student, result)
+                await self._publish(evaluated)
+                gate = self._home / "jobs" / gate_id
+                await asyncio.to_thread(write_json, gate / EVALUATED_FILE, evaluated.model_dump(mode="json"))
+                await self.to_log.put(gate)
         await self._publish(_cost(task, student, f"{gate_id}.{number}", kind, float(result["cpu_seconds"])))
         counted = int(result.get("counted", 0))
         outcome = {"final": final, "counted": counted, "wanted": wanted}
@@ -239,16 +247,31 @@ def open_gates(home: Path) -> list[tuple[str, int, dict[str, Any] | None, dict[s
 
 
 def _evaluated(task: Task, student: StudentTrained, result: dict[str, Any]) -> StudentEvaluated:
+    judgement = result["judgement"]
+    conditions = [Condition.model_validate(condition) for condition in judgement["conditions"]]
     return StudentEvaluated(
         id=follow_id(student.id, StudentEvaluated.TYPE, student.student_id),
         tenant=task.tenant,
         task=task.name,
         student_id=student.student_id,
-        n=result["judgement"]["n"],
+        n=judgement["n"],
         metrics=result["metrics"],
         dataset_version=student.dataset.version,
         report_uri=result["report_uri"],
+        verdict=judgement["verdict"],
+        teacher_version=student.teacher_version,
+        agreement=_measured(conditions, "agreement"),
+        cost_reduction=_measured(conditions, "cost"),
+        conditions=conditions,
+        golden_version=result.get("golden_version"),
     )
+
+
+def _measured(conditions: list[Condition], name: str) -> Measured | None:
+    for one in conditions:
+        if one.name == name and one.estimate is not None:
+            return Measured(estimate=one.estimate, lower=one.lower, upper=one.upper, n=one.n)
+    return None
 
 
 def _cost(task: Task, student: StudentTrained, look: str, kind: str, cpu_seconds: float) -> CostIncurred:
@@ -258,7 +281,7 @@ def _cost(task: Task, student: StudentTrained, look: str, kind: str, cpu_seconds
         task=task.name,
         cause_id=look,
         kind="gate",
-        usd=cpu_seconds / 3600 * task.budget.usd_per_cpu_hour,
+        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(now()),
         cpu_seconds=cpu_seconds,
         note=f"{kind} gate of {student.student_id}",
     )

@@ -9,9 +9,10 @@ from faststream.kafka import KafkaMessage, KafkaRouter
 
 from services.validator.gates import Gates
 from services.validator.recalibrating import Recalibrating
+from services.validator.reviewing import Reviewing
 from services.validator.watching import Watching
 from stillhouse.bus import decode_batch, subscriber_options
-from stillhouse.events import InferenceAudited, RouteChanged, StudentTrained
+from stillhouse.events import InferenceAudited, ReviewResolved, RouteChanged, StudentTrained
 from stillhouse.settings import Kafka
 
 
@@ -36,6 +37,11 @@ async def on_route_changed(event: RouteChanged, watching: Annotated[Watching, Co
     await watching.routed(event)
 
 
+async def on_review_resolved(event: ReviewResolved, reviewing: Annotated[Reviewing, Context("reviewing")]) -> None:
+    """What a person's time cost is booked once."""
+    await reviewing.resolved(event)
+
+
 def build_router(kafka: Kafka) -> KafkaRouter:
     """The subscriptions, acknowledged after the effect."""
     router = KafkaRouter()
@@ -45,4 +51,5 @@ def build_router(kafka: Kafka) -> KafkaRouter:
         on_audits
     )
     router.subscriber(RouteChanged.TYPE, group_id="validator.routes", **options)(on_route_changed)
+    router.subscriber(ReviewResolved.TYPE, group_id="validator.reviews", **options)(on_review_resolved)
     return router

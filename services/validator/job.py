@@ -21,18 +21,21 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.parquet as pq
 
-from services.validator.account import share
-from services.validator.offline import Costs, Outcome, judge
+from services.validator.account import share, spent
+from services.validator.cases import Costs, Facts, Outcome
+from services.validator.evidence import champion_loss, facts_of, golden_version, outcomes_of
+from services.validator.offline import judge
 from services.validator.report import render
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, StudentTrained
 from stillhouse.models.artefact import folder_of, verify
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
-from stillhouse.quality.agreement import exact
 from stillhouse.quality.thresholds import choose_threshold
 from stillhouse.store import Store
 from stillhouse.tasks import Task
+from stillhouse.tasks.comparators import Comparison, comparator_of
+from stillhouse.tasks.conditions import Recall
 
 FEWEST_UNBIASED: Final = 50  # select cases of the unbiased samples; with fewer, all select cases choose the threshold
 CONFIDENCE_TOLERANCE: Final = 1e-3
@@ -71,55 +74,81 @@ def offline(
     gate: Path, task: Task, student: StudentTrained, model: OnnxStudent, store: Store, home: Path
 ) -> dict[str, Any]:
     """Judge the student on select cases (threshold) and gate cases (everything else)."""
+    compare = _comparison(task, home)
     frozen = pq.read_table(folder_of(ArtefactRef(uri=student.dataset.uri, sha256="", size=0))).to_pylist()
     counted = store.count_examples(task.key, student.dataset.cutoff)
     fixed = read_json(gate / "fixed.json")
     if fixed is None:
-        fixed = _fix(task, student, model, store, frozen)
+        fixed = _fix(task, student, model, store, frozen, compare)
         write_json(gate / "fixed.json", fixed)
     threshold, alpha = float(fixed["threshold"]), float(fixed["alpha"])
 
     known = [Outcome(**entry) for entry in read_json(gate / "outcomes.json") or []]
-    fresh, cpu_each = _cases(task, student, model, store, frozen, {outcome.case_id for outcome in known})
+    champion = champion_loss(fixed.get("champion"), compare)
+    fresh, cpu_each = outcomes_of(
+        task, student, model, store, frozen, {outcome.case_id for outcome in known}, compare, champion
+    )
     outcomes = (known + fresh)[: task.gate.max_cases]
     write_json(gate / "outcomes.json", [asdict(outcome) for outcome in outcomes])
 
     price = task.budget.usd_per_cpu_hour / 3600
     student_usd = (cpu_each or float(fixed["cpu_each"])) * price
     overhead = (student.cpu_seconds + time.process_time()) * price
-    judgement = judge(task, threshold, outcomes, alpha, Costs(student_usd, overhead))
-    metrics = _metrics(outcomes, threshold)
+    recorded = store.examples(task.key).to_pylist()
+    facts = facts_of(task, student, model, recorded, frozen, threshold, alpha, compare)
+    judgement = judge(task, threshold, outcomes, alpha, Costs(student_usd, overhead), facts)
+    metrics = _metrics(outcomes, threshold, facts)
     folder = home / "evaluations" / student.student_id
     folder.mkdir(parents=True, exist_ok=True)
     report = folder / "offline.html"
+    account = spent(store.evaluations(task.key).to_pylist(), student.student_id, alpha, judgement.verdict)
     data = student.dataset
-    facts = {
+    shown = {
         "student": student.student_id,
         "artefact sha256": student.artefact.sha256,
         "teacher": student.teacher_version,
         "dataset": f"{data.version[:12]}, {data.n_train} train, {data.n_select} select",
+        "golden set": (golden_version(task) or "none")[:12],
         "threshold": f"{threshold:.4f}, chosen on {fixed['n_select']} select cases for a risk of {fixed['risk']:.4f}",
         "alpha": f"{alpha:.5f}, student {fixed['k']} of the task's account of {task.gate.alpha}",
         "agreement without threshold": f"{metrics.get('raw_agreement', float('nan')):.4f}",
         "CPU per prediction": f"{student_usd / price * 1000 if price else 0.0:.3f} ms",
         "judged at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    _write_text(report, render(facts, judgement, outcomes, threshold, task.cascade.sentence(task.gate.epsilon)))
+    promise = task.cascade.sentence(task.gate.epsilon)
+    counted_cases = [case for case in outcomes if task.cascade.counts(case.served(threshold))]
+    _write_text(
+        report, render(shown, judgement, outcomes, counted_cases, threshold, task.gate.epsilon, promise, alpha, account)
+    )
     return {
         "judgement": asdict(judgement) | {"conditions": [c.model_dump() for c in judgement.conditions]},
         "threshold": threshold,
         "k": fixed["k"],
         "alpha": alpha,
+        "account": account,
+        "golden_version": golden_version(task),
         "metrics": metrics | {"student_usd": student_usd, "select_coverage": float(fixed["coverage"])},
         "counted": counted,
         "report_uri": report.resolve().as_uri(),
     }
 
 
+def _comparison(task: Task, home: Path) -> Comparison:
+    try:
+        return comparator_of(task, home)
+    except ValueError as error:
+        raise LookupError(f"The task's comparator cannot be used: {error}.") from None
+
+
 def _fix(
-    task: Task, student: StudentTrained, model: OnnxStudent, store: Store, frozen: list[dict[str, Any]]
+    task: Task,
+    student: StudentTrained,
+    model: OnnxStudent,
+    store: Store,
+    frozen: list[dict[str, Any]],
+    compare: Comparison,
 ) -> dict[str, Any]:
-    """What later looks must not choose again: the threshold, and the share of alpha."""
+    """What later looks must not choose again: the threshold, the share of alpha, and who is to be compared with."""
     select = {row["example_id"] for row in frozen if row["split"] == "select"}
     rows = [
         row
@@ -134,10 +163,11 @@ def _fix(
     said = [model.predict_text(row["input"])[:2] for row in rows]
     cpu_each = (time.process_time() - started) / len(rows)
     confidence = np.array([float(value) for _, value in said])
-    agrees = np.array([exact(label, row["output"]) for (label, _), row in zip(said, rows, strict=True)])
+    agrees = np.array([compare.same(label, row["output"]) for (label, _), row in zip(said, rows, strict=True)])
     chosen = choose_threshold(confidence, agrees, task.gate.epsilon / 2, selective=task.cascade.selective)
     judged = store.evaluations(task.key).select(["student_id", "time"]).to_pylist()
     k, alpha = share(task.gate.alpha, ((row["student_id"], row["time"]) for row in judged), student.student_id)
+    live = next((route.live for route in store.latest_routes() if route.task_key == task.key), None)
     return {
         # Confidence never exceeds 1: 1.01 serves nothing.
         "threshold": min(float(chosen.value), 1.01),
@@ -147,37 +177,12 @@ def _fix(
         "cpu_each": cpu_each,
         "k": k,
         "alpha": alpha,
+        "champion": live.model_dump(mode="json") if live is not None and _compares_with_champion(task) else None,
     }
 
 
-def _cases(
-    task: Task,
-    student: StudentTrained,
-    model: OnnxStudent,
-    store: Store,
-    frozen: list[dict[str, Any]],
-    known: set[str],
-) -> tuple[list[Outcome], float]:
-    """Outcomes of new gate cases in order of time, and CPU seconds of one prediction (0 without cases).
-
-    A case was recorded after the dataset's cutoff, in an unbiased sample, answered by the teacher and not by a rule,
-    and its text is not in the dataset.
-    """
-    learnt = {row["input_sha256"] for row in frozen}
-    rows = [
-        row
-        for row in store.examples(task.key, since=student.dataset.cutoff, samples=("full", "audit")).to_pylist()
-        if row["time"] > student.dataset.cutoff
-        and row["provenance"] != "policy"
-        and row["input_sha256"] not in learnt
-        and row["example_id"] not in known
-    ][: max(0, task.gate.max_cases - len(known))]
-    started = time.process_time()
-    outcomes = []
-    for row in rows:
-        label, confidence, _ = model.predict_text(row["input"])
-        outcomes.append(Outcome(row["example_id"], label, confidence, row["output"]))
-    return outcomes, (time.process_time() - started) / len(rows) if rows else 0.0
+def _compares_with_champion(task: Task) -> bool:
+    return any(isinstance(one, Recall) and one.margin is not None for one in task.gate.condition)
 
 
 def replay(
@@ -207,16 +212,20 @@ def replay(
     return {"n": len(rows), "different": different[:20], "n_different": len(different)}
 
 
-def _metrics(outcomes: list[Outcome], threshold: float) -> dict[str, float]:
+def _metrics(outcomes: list[Outcome], threshold: float, facts: Facts) -> dict[str, float]:
     n = len(outcomes)
+    metrics: dict[str, float] = {}
+    if facts.teacher is not None and facts.teacher.n:
+        metrics |= {"teacher_self_agreement": facts.teacher.agreements / facts.teacher.n}
+        metrics |= {"teacher_repeats": float(facts.teacher.n)}
     if n == 0:
-        return {}
+        return metrics
     served = [outcome for outcome in outcomes if outcome.served(threshold)]
     lost = sum(outcome.loss(threshold) for outcome in outcomes)
-    metrics = {
+    metrics |= {
         "agreement": 1 - lost / n,
         "coverage": len(served) / n,
-        "raw_agreement": sum(exact(o.label, o.teacher) for o in outcomes) / n,
+        "raw_agreement": sum(o.same() for o in outcomes) / n,
         "mean_confidence": sum(o.confidence for o in outcomes) / n,
         "threshold": threshold,
     }

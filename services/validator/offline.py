@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stillhouse.economics import pays
+from services.validator.cases import Costs, Facts, Outcome
+from services.validator.conditions import conditions_of
 from stillhouse.events import Condition
-from stillhouse.quality.binomial import clopper_pearson
-from stillhouse.quality.eprocess import AgreementTest
 from stillhouse.tasks import Task
 
 Verdict = Literal["passed", "failed", "undecided"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the student said about one case, and what the teacher had said."""
-
-    case_id: str
-    label: str
-    confidence: float
-    teacher: str
-
-    def served(self, threshold: float) -> bool:
-        """Whether the student would answer."""
-        return self.confidence >= threshold
-
-    def loss(self, threshold: float) -> bool:
-        """Served and different: what the promise is about."""
-        return self.served(threshold) and self.label != self.teacher
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """USD of one student prediction, and of everything spent to get this student."""
-
-    student_usd: float
-    overhead_usd: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,136 +29,77 @@ class Judgement:
     needs_more: int | None
     final: bool
     conditions: list[Condition] = field(default_factory=list)
+    costs_usd: float | None = None
 
 
-def judge(task: Task, threshold: float, outcomes: Sequence[Outcome], alpha: float, costs: Costs) -> Judgement:
+def judge(
+    task: Task, threshold: float, outcomes: Sequence[Outcome], alpha: float, costs: Costs, facts: Facts | None = None
+) -> Judgement:
     """Judge `outcomes` (in the order in which they were first seen) at a fixed threshold, spending `alpha`.
 
-    Three conditions must all hold, so they need no correction among themselves: agreement of the cascade above
-    1 - epsilon; coverage above the task's least; and a net saving at the coverage that is beyond doubt.
+    All conditions must hold, so they need no correction among themselves: agreement of the cascade above 1 - epsilon,
+    coverage above the task's least, a net saving at the coverage that is beyond doubt, and what the task lists.
     """
-    if task.criticality == "high":
-        return _refused("the task is marked criticality = high: no student may serve it")
+    facts = facts or Facts()
+    refusal = _refusal(task, facts)
+    if refusal is not None:
+        return Judgement("failed", refusal, 0, 0.0, None, None, None, None, None, True)
     cases = outcomes[: task.gate.max_cases]
-    agreement = AgreementTest(1.0 - task.gate.epsilon, alpha)
-    # A least coverage of 0 or 1 cannot be tested; 0 always holds, and 1 is as good as 1 in a million.
-    least = min(task.gate.min_coverage, 1 - 1e-6)
-    coverage = AgreementTest(least, alpha) if least > 0 else None
-    for case in cases:
-        if task.cascade.counts(case.served(threshold)):
-            agreement.update(not case.loss(threshold))
-        if coverage is not None:
-            coverage.update(case.served(threshold))
-    n, served = len(cases), sum(case.served(threshold) for case in cases)
-    conditions = [
-        _agreement(agreement, task.cascade.selective),
-        _coverage(coverage, task.gate.min_coverage, served, n),
-        _payback(task, served, n, costs),
-    ]
+    n, left = len(cases), task.gate.max_cases - len(cases)
+    conditions = [_priced(one, left, task) for one in conditions_of(task, threshold, cases, alpha, costs, facts)]
     verdicts = {condition.verdict for condition in conditions}
     verdict: Verdict = "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
-    final = verdict != "undecided" or n >= task.gate.max_cases
-    needs_more = None if final else _needs_more(agreement, coverage, n, task.gate.max_cases - n)
+    final = verdict != "undecided" or left <= 0
+    open_ = [condition.needs_more or 1 for condition in conditions if condition.verdict == "undecided"]
+    needs_more = None if final else max(open_)
+    agreement = conditions[0]
     return Judgement(
         verdict=verdict,
         reason=_reason(verdict, final, conditions, needs_more),
         n=n,
-        evidence=_finite_exp(agreement.log_e_pass),
-        estimate=conditions[0].estimate,
-        lower=conditions[0].lower,
-        upper=conditions[0].upper,
-        coverage=served / n if n else None,
+        evidence=agreement.evidence or 0.0,
+        estimate=agreement.estimate,
+        lower=agreement.lower,
+        upper=agreement.upper,
+        coverage=sum(case.served(threshold) for case in cases) / n if n else None,
         needs_more=needs_more,
         final=final,
         conditions=conditions,
+        costs_usd=None if needs_more is None else needs_more * task.teacher.usd_per_call,
     )
 
 
-def _agreement(test: AgreementTest, selective: bool) -> Condition:
-    lower, upper = test.lower_bound(1 - test.alpha), test.upper_bound(1 - test.alpha)
-    return Condition(
-        name="agreement",
-        verdict=test.verdict,
-        floor=test.floor,
-        estimate=test.agreements / test.n if test.n else None,
-        lower=lower,
-        upper=upper,
-        n=test.n,
-        evidence=_finite_exp(test.log_e_pass),
-        note=f"1 - {'P(different | served)' if selective else 'P(served and different), over all requests'}; "
-        "anytime-valid bounds",
-    )
+def _refusal(task: Task, facts: Facts) -> str | None:
+    """Why nothing is judged at all, where that is so."""
+    if task.criticality == "high":
+        return "the task is marked criticality = high: no student may serve it"
+    if facts.leaked:
+        cases = "1 golden case" if facts.leaked == 1 else f"{facts.leaked} golden cases"
+        return f"the student was trained on {cases}, or near-duplicates of them: train anew without"
+    if facts.teacher is not None and facts.teacher.verdict == "failed":
+        test = facts.teacher
+        return (
+            f"the teacher agrees with itself on {test.agreements} of {test.n} questions that it was asked twice, which "
+            f"is below {test.floor:.3f}: nobody can agree with it more often"
+        )
+    return None
 
 
-def _coverage(test: AgreementTest | None, floor: float, served: int, n: int) -> Condition:
-    lower, upper = clopper_pearson(served, n) if n else (0.0, 1.0)
-    return Condition(
-        name="coverage",
-        verdict=test.verdict if test is not None else "passed",
-        floor=floor,
-        estimate=served / n if n else None,
-        lower=lower,
-        upper=upper,
-        n=n,
-        evidence=_finite_exp(test.log_e_pass) if test is not None else None,
-        note="share of requests above the threshold; Clopper-Pearson bounds",
-    )
-
-
-def _payback(task: Task, served: int, n: int, costs: Costs) -> Condition:
-    budget = task.budget
-
-    def saving(share: float) -> float:
-        usd = task.teacher.usd_per_call
-        horizon = budget.horizon_requests
-        return pays(share, task.audit.pi, usd, costs.student_usd, horizon, costs.overhead_usd).net_saving_usd
-
-    if n == 0:
-        return Condition(name="pays", verdict="undecided", floor=budget.min_saving_usd, note="no cases yet")
-    lower, upper = clopper_pearson(served, n)
-    at_least, at_most = saving(lower), saving(upper)
-    verdict: Verdict = (
-        "passed" if at_least >= budget.min_saving_usd else "failed" if at_most < budget.min_saving_usd else "undecided"
-    )
-    return Condition(
-        name="pays",
-        verdict=verdict,
-        floor=budget.min_saving_usd,
-        estimate=saving(served / n),
-        lower=at_least,
-        upper=at_most,
-        n=n,
-        note=f"net USD over {budget.horizon_requests:,} requests, after audits, training and gates",
-    )
-
-
-def _needs_more(agreement: AgreementTest, coverage: AgreementTest | None, n: int, left: int) -> int:
-    """About how many more cases decide, at most what is left of the budget."""
-    # A selective promise counts the served ones of `n` cases only.
-    guesses = [
-        math.ceil(test.needs_more() * max(1, n) / max(1, test.n))
-        for test in (agreement, coverage)
-        if test is not None and test.verdict == "undecided"
-    ]
-    # Where only the payback is open nobody can tell, and its bounds narrow slowly.
-    return max(1, min(left, max(guesses, default=50)))
+def _priced(condition: Condition, left: int, task: Task) -> Condition:
+    """An open condition says what is still needed, at most what is left of the budget, and what that costs."""
+    if condition.verdict != "undecided" or left <= 0:
+        return condition.model_copy(update={"needs_more": None})
+    # Where nobody can tell, look again soon.
+    needs_more = max(1, min(left, condition.needs_more or 50))
+    return condition.model_copy(update={"needs_more": needs_more, "costs_usd": needs_more * task.teacher.usd_per_call})
 
 
 def _reason(verdict: Verdict, final: bool, conditions: list[Condition], needs_more: int | None) -> str:
     named = ", ".join(condition.name for condition in conditions if condition.verdict == verdict)
     if verdict == "passed":
-        return "agreement, coverage and payback hold"
+        return "agreement, coverage and payback hold" if len(conditions) == 3 else f"all hold: {named}"
     if verdict == "failed":
         return f"does not hold: {named}"
     if final:
         return f"the case budget is spent and these are still open: {named}"
     return f"open: {named}; about {needs_more} more cases"
-
-
-def _refused(reason: str) -> Judgement:
-    return Judgement("failed", reason, 0, 0.0, None, None, None, None, None, True)
-
-
-def _finite_exp(log_value: float) -> float:
-    """e-values are unbounded; JSON numbers are not."""
-    return math.exp(min(log_value, 700.0))

@@ -1,47 +1,80 @@
-"""The gate's report as one self-contained HTML page: the verdict, its conditions, and how often labels were missed."""
+"""The offline gate's report: the verdict, its conditions, how the evidence grew, and who spent what of alpha."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import Any
 
-from services.validator.offline import Judgement, Outcome
+from services.validator.cases import Outcome
+from services.validator.offline import Judgement
+from stillhouse.quality.eprocess import AgreementTest
+from stillhouse.quality.figures import path_figure, reliability_figure
+from stillhouse.quality.page import page, table
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2430}
-table{border-collapse:collapse;width:100%;margin:1rem 0}td,th{border-bottom:1px solid #d8dde6;padding:.35rem .6rem;
-text-align:left}.passed{color:#0a7a3d}.failed{color:#b3261e}.undecided{color:#8a6100}small{color:#5b6472}
-"""
+POINTS = 60  # of a line
 
 
 def render(
-    facts: Mapping[str, object], judgement: Judgement, outcomes: Sequence[Outcome], threshold: float, promise: str
+    facts: Mapping[str, object],
+    judgement: Judgement,
+    outcomes: Sequence[Outcome],
+    promised: Sequence[Outcome],
+    threshold: float,
+    epsilon: float,
+    promise: str,
+    alpha: float,
+    account: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page. `facts` are shown as they are, in order; no input text is on it."""
-    conditions = "".join(
-        f"<tr><td>{escape(c.name)}</td><td class='{c.verdict}'>{c.verdict}</td><td>{_number(c.floor)}</td>"
-        f"<td>{_number(c.estimate)}</td><td>{_number(c.lower)} – {_number(c.upper)}</td><td>{c.n}</td>"
-        f"<td><small>{escape(c.note)}</small></td></tr>"
-        for c in judgement.conditions
-    )
+    """The page. `facts` are shown as they are, in order; `promised` are the outcomes that the promise is about.
+
+    No input text is on it.
+    """
     lost = Counter(o.teacher for o in outcomes if o.loss(threshold))
     asked = Counter(o.teacher for o in outcomes)
-    labels = "".join(
-        f"<tr><td>{escape(label)}</td><td>{count}</td><td>{asked[label]}</td></tr>"
-        for label, count in lost.most_common(15)
-    )
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-    head = "<tr><th>teacher's label</th><th>losses</th><th>cases</th></tr>"
-    table = f"<h2>Labels with losses</h2><table>{head}{labels}</table>"
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Gate report</title><style>{_STYLE}</style>"
-        f"<h1>Offline gate: <span class='{judgement.verdict}'>{judgement.verdict}</span></h1>"
-        f"<p>{escape(judgement.reason)}.</p><p>The promise: {promise}</p>"
-        "<table><tr><th>condition</th><th>verdict</th><th>floor</th><th>estimate</th><th>bounds</th><th>cases</th>"
-        f"<th></th></tr>{conditions}</table><table>{rows}</table>{table if labels else ''}</html>\n"
+    paragraphs = [
+        f"{judgement.reason}.",
+        f"The promise: {promise}",
+    ]
+    if judgement.costs_usd is not None:
+        paragraphs.append(f"The cases still needed cost about ${judgement.costs_usd:,.2f} of teacher calls.")
+    losses = [(label, count, asked[label]) for label, count in lost.most_common(15)]
+    spent = [(n, one["student_id"], f"{one['alpha']:.5f}", one["verdict"]) for n, one in enumerate(account, start=1)]
+    return page(
+        "Offline gate",
+        judgement.verdict,
+        paragraphs,
+        judgement.conditions,
+        facts,
+        figures=[_agreement_path(promised, threshold, epsilon, alpha), reliability_figure(_bins(outcomes))],
+        tables=[
+            table("Labels with losses", ("teacher's label", "losses", "cases"), losses),
+            table("The task's alpha account", ("", "student", "alpha spent", "verdict"), spent),
+        ],
     )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}"
+def _agreement_path(outcomes: Sequence[Outcome], threshold: float, epsilon: float, alpha: float) -> str:
+    """Agreement with its confidence sequence, case by case."""
+    test = AgreementTest(1 - epsilon, alpha)
+    every = max(1, len(outcomes) // POINTS)
+    estimate, lower, upper = [], [], []
+    for n, outcome in enumerate(outcomes, start=1):
+        test.update(not outcome.loss(threshold))
+        if n % every == 0 or n == len(outcomes):
+            estimate.append((float(n), test.agreements / n))
+            lower.append((float(n), test.lower_bound(1 - alpha)))
+            upper.append((float(n), test.upper_bound(1 - alpha)))
+    low = max(0.0, min(0.8, 1 - 4 * epsilon))
+    lines = [("lower", lower), ("estimate", estimate), ("upper", upper)]
+    return path_figure("Agreement after each case, with bounds that hold at every look", lines, 1 - epsilon, low, 1.0)
+
+
+def _bins(outcomes: Sequence[Outcome], count: int = 10) -> list[tuple[float, float, int]]:
+    bins: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        bins.setdefault(min(count - 1, int(outcome.confidence * count)), []).append(outcome)
+    return [
+        (sum(o.confidence for o in held) / len(held), sum(o.same() for o in held) / len(held), len(held))
+        for _, held in sorted(bins.items())
+    ]

@@ -12,3 +12,4 @@ class ValidatorSettings(Settings):
 
     validator_lease_s: float = Field(default=15.0, gt=0, description="A dead worker's gate is claimed again after it.")
     validator_check_s: float = Field(default=2.0, gt=0, description="How often open gates look for new cases.")
+    validator_review_s: float = Field(default=10.0, gt=0, description="How often cases for people are looked for.")

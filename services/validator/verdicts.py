@@ -62,7 +62,8 @@ class Verdicts:
         )
         if isinstance(event, GatePassed):
             self._keep(event)
-        await self._say(event, {"metrics": result["metrics"], "k": result["k"]})
+        kept = {name: result.get(name) for name in ("metrics", "k", "account", "golden_version")}
+        await self._say(event, kept)
 
     async def broken(self, task: Task, student: StudentTrained, stage: GateStage, error: str) -> None:
         """The student could not be judged, which fails the gate."""

@@ -16,6 +16,7 @@ from services.validator.stages import (
     canary_verdict,
     shadow_conditions,
     shadow_step,
+    shadow_wanted,
 )
 from services.validator.verdicts import Verdicts
 from stillhouse.events import GatePassed, InferenceAudited, RouteChanged, StudentTrained
@@ -65,7 +66,7 @@ class Watching:
         name: tuple[str, str, str],
         audits: Sequence[InferenceAudited],
     ) -> None:
-        sha256, wanted = student.artefact.sha256, task.gate.shadow_requests
+        sha256, wanted = student.artefact.sha256, shadow_wanted(task.gate)
 
         def step(state: Shadow, audit: InferenceAudited) -> Shadow:
             return shadow_step(state, audit, sha256, wanted)
@@ -76,7 +77,7 @@ class Watching:
 
         state = await self._states.add(Shadow, name, audits, step, rebuild)
         if not state.announced:
-            conditions = shadow_conditions(state, task.gate, sha256)
+            conditions = shadow_conditions(state, task.gate, sha256, gated.alpha)
             verdicts = {condition.verdict for condition in conditions}
             if "failed" in verdicts:
                 await self._verdicts.shadow(task, student, conditions)

@@ -99,7 +99,7 @@ class Client:
         record = encode(request, source=self._source)
         future: asyncio.Future[InferenceCompleted] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
-        future.add_done_callback(lambda _: self._forget(request.id))
+        future.add_done_callback(lambda done: self._forget(request.id, done))
         try:
             await self._producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
         except BaseException:
@@ -160,14 +160,16 @@ class Client:
             self._settings.kafka, (DriftDetected.TYPE, DriftSuspected.TYPE, DriftCleared.TYPE)
         )
         self._listening.add(consumer)
+        told: set[str] = set()  # an embedded broker's new log is read from its beginning, and may say them again
         try:
             async for record in consumer:
                 try:
                     event = decode(record.topic, record.value)
                 except BadRecord:
                     continue  # the services that take this topic put it aside and say why
-                wanted = event.tenant == tenant and task in (None, event.task)
+                wanted = event.tenant == tenant and task in (None, event.task) and event.id not in told
                 if wanted and isinstance(event, DriftDetected | DriftSuspected | DriftCleared):
+                    told.add(event.id)
                     yield event
         finally:
             self._listening.discard(consumer)
@@ -185,9 +187,11 @@ class Client:
             if future is not None and not future.done():
                 future.set_result(completed)
 
-    def _forget(self, request_id: str) -> None:
-        self._waiting.pop(request_id, None)
-        self._accepted.pop(request_id, None)
+    def _forget(self, request_id: str, future: asyncio.Future[InferenceCompleted]) -> None:
+        # Not where it was sent again meanwhile: then another one waits for the answer.
+        if self._waiting.get(request_id) is future:
+            del self._waiting[request_id]
+            self._accepted.pop(request_id, None)
 
     async def _watch(self, incarnation: Incarnation) -> None:
         """Whenever the log is a new one: read it from its beginning, and answer what the old one took with it: lost."""

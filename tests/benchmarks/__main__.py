@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [NAME ...] [--quick] [--data PATH --out FILE]`: run benchmarks, print and keep figures."""
+"""`python -m tests.benchmarks [NAME ...] [--quick] [--data PATH --out FILE]`: run benchmarks, keep their figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller samples, one to three minutes each")
     parser.add_argument("--data", type=Path, help="other data: .jsonl, .jsonl.gz or a folder; needs --out")
     parser.add_argument("--out", type=Path, help="where the result of other data goes")
-    parser.add_argument("--report", type=Path, help="loop: the report.json of a demo that was played before")
+    parser.add_argument("--report", type=Path, nargs="+", default=(), help="loop: report.json of demos played before")
     parser.add_argument("--page", action="store_true", help="only write the page anew from the results")
     given = parser.parse_args()
     names = given.names or ([] if given.page else list(SHORT))

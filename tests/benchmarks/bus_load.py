@@ -8,6 +8,7 @@ Prints one JSON object.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import sys
@@ -68,10 +69,8 @@ async def load(job: dict[str, Any]) -> dict[str, Any]:
         if i % 50 == 0:
             await asyncio.sleep(0)  # behind time, it would never let the answers in
     await producer.flush()
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(complete.wait(), job["patience_s"])
-    except TimeoutError:
-        pass
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     await consumer.stop()
@@ -95,7 +94,7 @@ async def load(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(request_id: str, milliseconds: float) -> tuple[str, bytes, bytes, list[tuple[str, bytes]]]:
-    text = f"{milliseconds:g} is how long this one takes; the rest is a message of about the usual length, as people write."
+    text = f"{milliseconds:g} is how long this one takes; the rest is a message of the usual length, as people write."
     record = encode(InferenceRequested(id=request_id, task="bench", input=text), source="/bench")
     return record.topic, record.key, record.value, record.headers
 

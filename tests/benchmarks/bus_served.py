@@ -1,4 +1,4 @@
-"""The process that `bus` measures: Stillhouse's router, or a bare aiokafka loop, with a model of constant latency inside.
+"""The process that `bus` measures: the router, or a bare aiokafka loop, with a model of constant latency inside.
 
 `python -m tests.benchmarks.bus_served {router,floor}` with the router's settings in the environment. An input `5 ...`
 is answered after 5 ms of waiting. Writes `ready` to standard output and runs until SIGTERM.
@@ -7,6 +7,7 @@ is answered after 5 ms of waiting. Writes `ready` to standard output and runs un
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import json
 import logging
 import os
@@ -44,8 +45,7 @@ async def router(settings: RouterSettings, stop: asyncio.Event) -> None:
     """The product's router, as its service composes it."""
     configure_tracing(settings.telemetry, "router")
     async with running(build_app(settings, {TASK: ConstantLatency()})):
-        print("ready", flush=True)
-        await stop.wait()
+        await _serve(stop)
 
 
 async def floor(settings: RouterSettings, stop: asyncio.Event) -> None:
@@ -75,13 +75,25 @@ async def floor(settings: RouterSettings, stop: asyncio.Event) -> None:
             await consumer.commit()
 
     loops = [asyncio.create_task(read()), asyncio.create_task(commit())]
-    print("ready", flush=True)
-    await stop.wait()
+    await _serve(stop)
     for loop in loops:
         loop.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
     await consumer.stop()
     await producer.stop()
+
+
+async def _serve(stop: asyncio.Event) -> None:
+    """Say that all is ready, and wait; profile meanwhile where `STILLHOUSE_BENCH_PROFILE` names a file."""
+    profile = os.environ.get("STILLHOUSE_BENCH_PROFILE")
+    profiler = cProfile.Profile(time.process_time)  # CPU time: the machine may be busy with others
+    if profile:
+        profiler.enable()
+    print("ready", flush=True)
+    await stop.wait()
+    if profile:
+        profiler.disable()
+        profiler.dump_stats(profile)
 
 
 async def main() -> None:
@@ -94,12 +106,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    profile = os.environ.get("STILLHOUSE_BENCH_PROFILE")
-    if profile:
-        import cProfile
-
-        profiler = cProfile.Profile(time.process_time)  # the machine may be busy with others
-        profiler.runcall(asyncio.run, main())
-        profiler.dump_stats(profile)
-    else:
-        asyncio.run(main())
+    asyncio.run(main())

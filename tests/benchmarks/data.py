@@ -91,9 +91,9 @@ def _file(folder: Path, name: str) -> Path:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as file:
-            return [json.loads(line) for line in file if line.strip()]
+        raw = path.read_bytes()
+        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         sys.exit(f"{path}: cannot be read ({error}); give .jsonl or .jsonl.gz with text and label.")
 

@@ -28,7 +28,14 @@ PI = 0.5  # share of the real stream that each repeat audits
 LEVELS = {"stillhouse": 1_000_000.0, "stillhouse_arl_100000": 100_000.0}  # the first is a task's default
 RIVER = ("river==0.22.0",)
 MAPIE = ("mapie==1.6.0",)
-HEADINGS = ("detector", "median delay", "never", "false alarms in 10,000", "real: median delay", "real: before the change")
+HEADINGS = (
+    "detector",
+    "median delay",
+    "never",
+    "false alarms in 10,000",
+    "real: median delay",
+    "real: before the change",
+)
 
 
 def run(quick: bool, data: Path | None) -> dict[str, Any]:
@@ -48,7 +55,9 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     for name, level in LEVELS.items():
         alarms[name] = {of: _stillhouse(rows, p0[of], level) for of, rows in streams.items()}
     _check_against_the_product(streams["change"][:5], alarms["stillhouse"]["change"][:5])
-    result: dict[str, Any] = {name: _judged(alarms[name], CLEAN, "change", "none") for name in (*LEVELS, *peer_names(alarms))}
+    result: dict[str, Any] = {
+        name: _judged(alarms[name], CLEAN, "change", "none") for name in (*LEVELS, *peer_names(alarms))
+    }
     result["commit_type_stream"] = {
         "stream": real["facts"],
         **{name: _judged(alarms[name], real["before"], "real", "real_none") for name in (*LEVELS, *peer_names(alarms))},
@@ -131,7 +140,9 @@ def _judged(alarms: dict[str, list[int | None]], before: int, change: str, none:
     false = rate(sum(at is not None for at in alarms[none]), len(alarms[none]))
     return {
         "median_delay": median if math.isfinite(median) else None,
-        "delay_quartiles": [_finite(float(np.quantile(delays, q, method="higher"))) for q in (0.25, 0.75)] if delays else None,
+        "delay_quartiles": [_finite(float(np.quantile(delays, q, method="higher"))) for q in (0.25, 0.75)]
+        if delays
+        else None,
         "never_rate": sum(math.isinf(delay) for delay in delays) / len(delays) if delays else None,
         "alarm_before_change_rate": early / len(changed),
         "false_alarm_rate": false["value"],
@@ -159,11 +170,15 @@ def _real_stream(path: Path, rng: np.random.Generator, repeats: int) -> dict[str
     order = np.random.default_rng(0).permutation(len(data.train))
     cut = len(order) * 85 // 100
     learnt, held = [data.train[i] for i in order[:cut]], [data.train[i] for i in order[cut:]]
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, C=10))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, C=10)
+    )
     model.fit([row.text for row in learnt], [row.label for row in learnt])
 
     def losses_of(rows: list[Row]) -> NDArray[np.bool_]:
-        return np.asarray(model.predict([row.text for row in rows]) != np.array([row.label for row in rows]), dtype=bool)
+        return np.asarray(
+            model.predict([row.text for row in rows]) != np.array([row.label for row in rows]), dtype=bool
+        )
 
     held_losses, calm_losses, changed_losses = losses_of(held), losses_of(calm), losses_of(data.test)
     wrong = int(held_losses.sum())
@@ -179,7 +194,11 @@ def _real_stream(path: Path, rng: np.random.Generator, repeats: int) -> dict[str
         "model": "TF-IDF + logistic regression",
         "rows": {"learnt": len(learnt), "held_out": len(held), "calm": len(calm), "changed": len(data.test)},
         "p0": p0,
-        "loss_rate": {"held_out": wrong / held_losses.size, "calm": calm_losses.mean(), "changed": changed_losses.mean()},
+        "loss_rate": {
+            "held_out": wrong / held_losses.size,
+            "calm": calm_losses.mean(),
+            "changed": changed_losses.mean(),
+        },
         "audited_share": PI,
         "changed_from": data.test[0].timestamp,
     }

@@ -114,7 +114,10 @@ def judged(method: Method, draw: Callable[[int], Cases], streams: int) -> dict[s
 def real(method: Method, pool: Population, streams: int) -> dict[str, Any]:
     """The same on real answers: thresholds of the student's confidence give pools just below and above the floor."""
     out: dict[str, Any] = {}
-    for name, threshold in (("just_below", pool.threshold_for(FLOOR, above=False)), ("at_98", pool.threshold_for(0.98))):
+    for name, threshold in (
+        ("just_below", pool.threshold_for(FLOOR, above=False)),
+        ("at_98", pool.threshold_for(0.98)),
+    ):
         agrees = ~(pool.agrees_not & (pool.confidence >= threshold))
         rng = np.random.default_rng([2, len(name)])
         drawn = judged(method, partial(_with_replacement, agrees, rng), streams)
@@ -179,7 +182,7 @@ def fixed_size(truth: float) -> int:
 
 
 def least_successes(n: int) -> int:
-    """The smallest number of agreements among `n` whose one-sided Clopper-Pearson bound is above the floor; or n + 1."""
+    """The fewest agreements among `n` whose one-sided Clopper-Pearson bound is above the floor; or n + 1."""
     successes = np.arange(1, n + 1)
     bounds = beta.ppf(ALPHA, successes, n - successes + 1)
     return int(np.searchsorted(bounds, FLOOR, side="right")) + 1

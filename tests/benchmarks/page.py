@@ -1,2 +1,114 @@
-"""Stub."""
-def write(): return ""
+"""The page `tests/benchmarks/README.md`, written from the result files alone: the same files give the same text."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.meta import ROOT
+from tests.benchmarks.report import RESULTS, table
+
+PAGE = ROOT / "tests" / "benchmarks" / "README.md"
+ORDER = ("gate", "drift", "student", "bus", "loop", "recovery")
+
+QUESTIONS = {
+    "gate": "How many teacher calls does a verdict cost, and how often is it wrong?",
+    "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
+    "student": "What does each student cost beside its teacher, and how often does it agree?",
+    "bus": "What does the router cost beyond the model call, on the Kafka path?",
+    "loop": "From the first request to a live student, a change of traffic, its alarm and the way back",
+    "recovery": "kill -9 under load: what is lost, what is doubled, and for how long?",
+}
+
+HEAD = """# Benchmarks
+
+Read this first:
+
+- One machine, shared with other work while most of this ran: the load averages are below. Counts, shares, ratios and
+  CPU time can be compared between machines; seconds and milliseconds of waiting, and requests a second, only with what
+  stands beside them in the same table.
+- Intervals are exact 95 % intervals (Clopper-Pearson) where they are of shares, and the range over repeats elsewhere.
+- `bus` has the Kafka path only. There is no OpenAI-compatible edge yet, so LiteLLM and TensorZero, its peers, did not
+  run. The model in it is a wait of 5 ms, which computes nothing.
+- `bus`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no disk.
+  Apache Kafka was not measured.
+- The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price
+  per call is declared (an LLM's list price), not measured; where "times cheaper" compares measured things, it says CPU.
+- Drift detectors run with their own defaults, and were not tuned to these streams; they promise different things.
+- A dash is a thing that never happened in the run, or was not measured.
+"""
+
+FOOT = """## Running them again
+
+```
+make bench                                    # gate, drift, student and bus, then this page
+make bench NAME=recovery                      # one of gate, drift, student, bus, loop, recovery
+make bench NAME=gate QUICK=1                  # smaller samples; the result goes to .stillhouse/bench/quick/
+make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label
+make bench NAME=loop REPORT=FILE              # from the report.json of a demo that was played before
+```
+
+Peers are installed on demand, each into an environment of its own below `.stillhouse/bench/`. Named data sets are
+looked for in `../shared/data/`, or where `STILLHOUSE_BENCH_DATA` says. Result files (`results/<name>.json`) hold what
+the tables round, with intervals, ranges, versions and sample sizes; `DATA=` never writes to them.
+"""
+
+
+def text(results: Mapping[str, dict[str, Any]]) -> str:
+    """The whole page for these result files."""
+    parts = [HEAD, _where(results)]
+    for name in ORDER:
+        if name not in results:
+            continue
+        module = importlib.import_module(f"tests.benchmarks.{name}")
+        parts.append(f"## {name}\n\n**{QUESTIONS[name]}**\n\n{_method(module)}\n\n{module.show(results[name])}\n")
+    return "\n".join([*parts, _versions(results), FOOT])
+
+
+def read(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The result files by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def write() -> Path:
+    """Write the page from the committed results."""
+    PAGE.write_text(text(read()), encoding="utf-8")
+    return PAGE
+
+
+def _method(module: Any) -> str:
+    """What the program says of itself, without its headline."""
+    return str(module.__doc__).strip().split("\n\n", 1)[1]
+
+
+def _where(results: Mapping[str, dict[str, Any]]) -> str:
+    rows = []
+    for name in ORDER:
+        if name not in results:
+            continue
+        of = results[name]["meta"]
+        machine, before, after = of["machine"], of["load_average_at_start"], of["load_average_at_end"]
+        rows.append(
+            [
+                name,
+                of["data"],
+                of["repeats"],
+                of["started_at"][:16].replace("T", " "),
+                f"{before[0]:g} → {after[0]:g}",
+                f"{machine['cores']} × {machine['cpu']}",
+                of["commit"],
+            ]
+        )
+    return table(["benchmark", "data", "repeats", "started (UTC)", "load average", "cores", "commit"], rows) + "\n"
+
+
+def _versions(results: Mapping[str, dict[str, Any]]) -> str:
+    found: dict[str, set[str]] = {}
+    for result in results.values():
+        for name, version in result["meta"]["versions"].items():
+            found.setdefault(name, set()).add(version)
+    said = ", ".join(f"{name} {' and '.join(sorted(versions))}" for name, versions in sorted(found.items()))
+    return f"## Versions\n\n{said}.\n"

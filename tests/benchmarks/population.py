@@ -58,7 +58,7 @@ class Population:
     facts: dict[str, Any]
 
     def threshold_for(self, agreement: float, *, above: bool = True) -> float:
-        """The confidence threshold whose share of cases without a loss is nearest to `agreement`: at least, or below."""
+        """The confidence threshold whose share of cases without a loss is nearest to `agreement`, at least or below."""
         candidates = np.unique(self.confidence)
         wrong = np.sort(self.confidence[self.agrees_not])
         shares = 1 - (wrong.size - np.searchsorted(wrong, candidates, side="left")) / self.confidence.size

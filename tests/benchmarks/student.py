@@ -119,7 +119,9 @@ def _tfidf_lr(setting: Setting, test: list[str], repeats: int) -> dict[str, Any]
     from sklearn.pipeline import make_pipeline
 
     rows = setting.train + setting.select
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, C=10))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, C=10)
+    )
     cpu = time.process_time()
     model.fit([row.text for row in rows], [row.label for row in rows])
     spent = time.process_time() - cpu

@@ -10,13 +10,14 @@ from prometheus_client import REGISTRY
 
 from services.drift_monitor.app import SOURCE, build_app
 from services.drift_monitor.settings import DriftMonitorSettings
-from services.observer.recording import audit_row, route_row
+from services.observer.recording import audit_row, completed_example, route_row
 from stillhouse.bus import publish
-from stillhouse.events import AuditRequested, DriftCleared, DriftDetected, DriftSuspected
+from stillhouse.events import Answer, AuditRequested, DriftCleared, DriftDetected, DriftSuspected, InferenceRequested
 from stillhouse.store import Store
 from stillhouse.telemetry.names import DRIFT_ALARMS, DRIFT_STATISTIC, DRIFT_SUSPICIONS
-from tests.unit.drift_monitor.answers import traffic
+from tests.unit.drift_monitor.answers import answered, traffic
 from tests.unit.drift_monitor.events import audit, live
+from tests.unit.trainer.tasks import T0
 
 # Two of three audits lost: an alarm within some twenty.
 BROKEN = [audit(number, loss=number % 3 > 0) for number in range(40)]
@@ -238,6 +239,51 @@ async def test_another_teacher_is_audited_on_every_request(service_environment) 
         assert isinstance(suspected, DriftSuspected)
         assert isinstance(asked, AuditRequested)
         assert (suspected.kind, suspected.audit_pi, asked.pi) == ("teacher_version", 1.0, 1.0)
+    await stop(service)
+
+
+async def test_the_teacher_is_asked_again_what_it_answered_before_the_student_was_live(service_environment) -> None:
+    settings = DriftMonitorSettings()
+    service = build_app(settings)
+    said, asked = suspicions(service), list[InferenceRequested]()
+
+    @service.broker.subscriber(InferenceRequested.TYPE, group_id="test")
+    async def on_requested(event: InferenceRequested) -> None:
+        asked.append(event)
+
+    before = [answered(n, "a", f"text {n}", reason="no_student", stage="teacher", student=None) for n in range(5)]
+    teacher = Answer(output="a", confidence=1.0, model="t1", latency_ms=1.0)
+    rows = [completed_example(event.model_copy(update={"teacher": teacher, "time": T0})) for event in before]
+    Store(settings.home / "store").append_examples([row for row in rows if row is not None])
+    async with TestKafkaBroker(service.broker):
+        watching = service.broker.context.resolve("watching")
+        [task] = watching._tasks.values()
+        hour = timedelta(days=1) / 20
+        await watching.ask(task, T0)
+        assert asked == []  # nobody is live
+        await say(service, live(3, "s1"))
+        await watching.ask(task, T0)
+        for turn in (1, 1, 2, 2, 3, 4, 5, 6):
+            await watching.ask(task, T0 + turn * hour)
+        assert len(asked) == 6
+        assert {request.purpose for request in asked} == {"gate"}
+        assert {request.input for request in asked} <= {event.input for event in before}
+        # A clock that jumps asks no more than one, wherever it lands.
+        await watching.ask(task, T0 + timedelta(days=900))
+        await watching.ask(task, T0 + 7 * hour)
+        assert len(asked) == 8
+        replies = [
+            answered(900 + n, "a", request.input, request_id=request.id, purpose="gate", student=None).model_copy(
+                update={"teacher": teacher.model_copy(update={"output": "b"}), "student": None}
+            )
+            for n, request in enumerate(asked)
+        ]
+        await watching.completed(replies)
+        await watching.completed(replies)
+        state = await watching._looking._states.change(task, await standing(watching), lambda state: state)
+        assert state.rises["teacher"].detector["exceeded"] == 8
+        assert [type(event) for event in said] == [DriftSuspected, AuditRequested]
+        assert said[0].kind == "teacher"
     await stop(service)
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from faststream.kafka import TestKafkaBroker
 
 from services.trainer.app import build_app
+from services.trainer.policy import Plan
 from services.trainer.settings import TrainerSettings
+from services.trainer.states import OUTCOME_FILE
 from services.trainer.training import SOURCE
 from stillhouse.bus import publish
+from stillhouse.bus.jobs import JobQueue, write_json
+from stillhouse.bus.redis import connect_redis
 from stillhouse.events import BudgetEvaluated, ExampleRecorded, TrainingRequested
 from tests.unit.trainer.tasks import drift, gate_failed, route, trained
 
@@ -58,5 +62,33 @@ async def test_examples_only_mark_their_tasks_and_unknown_tasks_are_passed_over(
             await publish(service.broker, event, source=SOURCE)
         assert training.dirty == {"default/intents"}
         assert all([await check() for check in service.ready.values()])
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_job_that_redis_lost_sight_of_is_queued_again_and_its_end_reaches_the_task(service_environment) -> None:
+    service = build_app(TrainerSettings())
+    async with TestKafkaBroker(service.broker):
+        training = service.broker.context.resolve("training")
+        redis = connect_redis(TrainerSettings().redis)
+        queue = JobQueue(redis, "training")
+        [task] = training.tasks.values()
+        await training._enqueue(task, await training.state(task), Plan("job", 0, "first"))
+        # The state names the job, and Redis went away before the queue had it.
+        await redis.delete(*await redis.keys("stillhouse:{jobs:training}:*"))
+        await training.evaluate(task)
+        job = await queue.claim("w", 30)
+        assert job is not None
+        assert job.job_id == "job"
+
+        # A worker published the end, and died before the task's state knew.
+        ended = trained("s1", 1)
+        outcome = {"task_key": task.key, "type": ended.TYPE, "event": ended.model_dump(mode="json"), "at": 0.0}
+        write_json(service_environment / "home" / "jobs" / "job" / OUTCOME_FILE, outcome)
+        await training.run(job)
+        state = await training.state(task)
+        assert (state.job_id, state.judging) == (None, "s1")
+        assert await queue.state("job") == "done"
+        await redis.aclose()
     for stop in service.on_stop:
         await stop()

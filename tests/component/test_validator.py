@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 from faststream.kafka import TestKafkaBroker
 from prometheus_client import REGISTRY
 
 from services.validator.app import SOURCE, build_app
+from services.validator.gates import Waiting
 from services.validator.settings import ValidatorSettings
 from stillhouse.bus import publish
 from stillhouse.bus.jobs import JobQueue, write_json
-from stillhouse.events import GateFailed, GatePassed
+from stillhouse.events import CostIncurred, GateFailed, GatePassed, ReviewRequested, ReviewResolved
+from stillhouse.store import ExampleRow, Store
 from stillhouse.telemetry.metrics import metrics
 from stillhouse.telemetry.names import GATE_OPEN_SINCE
 from tests.unit.trainer.tasks import route, trained
@@ -82,6 +87,26 @@ async def test_a_trained_student_is_queued_for_its_gate_once(service_environment
         await stop()
 
 
+async def test_a_look_whose_end_the_queue_missed_does_not_turn_the_gate_back(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    async with TestKafkaBroker(service.broker):
+        await publish(service.broker, trained("s1", 1), source=SOURCE)
+        gates = service.broker.context.resolve("gates")
+        first = await gates.queue.claim("w", 30)
+        folder = service_environment / "home" / "jobs" / first.payload["gate"] / "rounds" / "0"
+        folder.mkdir(parents=True)
+        write_json(folder / "result.json", {"cpu_seconds": 0.0})
+        write_json(folder / "outcome.json", {"final": False, "counted": 50, "wanted": 100})
+        # The next look is over, and waits for more cases, when the first one is claimed again.
+        waits = Waiting(trained("s1", 1), 1, 150, 100)
+        gates._waiting[first.payload["gate"]] = waits
+        await gates.run(first)
+        assert gates._waiting == {first.payload["gate"]: waits}
+        assert await gates.queue.state(first.job_id) == "done"
+    for stop in service.on_stop:
+        await stop()
+
+
 async def test_a_canary_passes_once_and_carries_student_and_threshold(service_environment) -> None:
     service = build_app(ValidatorSettings())
     said = await heard(service)
@@ -129,5 +154,105 @@ async def test_a_full_shadow_queues_its_replay_and_a_retired_student_is_forgotte
         await publish(service.broker, route(1, 2, candidate="s1"), source=SOURCE)
         await publish(service.broker, route(2, 3, retired=["s1"]), source=SOURCE)
         assert not await redis.keys("stillhouse:stage:*")
+    for stop in service.on_stop:
+        await stop()
+
+
+def recorded(number: int, **changes) -> ExampleRow:
+    """An answer of a minute ago."""
+    fields = {
+        "example_id": f"e{number}",
+        "time": datetime.now(UTC) - timedelta(minutes=1),
+        "tenant": "default",
+        "task": "intents",
+        "request_id": f"r{number}",
+        "input": f"text {number}",
+        "input_sha256": f"{number:064x}",
+        "output": "a",
+        "distribution": "",
+        "confidence": 0.2,
+        "sample": "escalation",
+        "provenance": "teacher",
+        "teacher_version": "t",
+    }
+    return ExampleRow(**(fields | changes))
+
+
+async def test_unsure_answers_wait_for_people_and_are_said_once_also_by_the_next_validator(service_environment) -> None:
+    store = Store(service_environment / "home" / "store")
+    store.append_examples([recorded(number) for number in range(40)])
+    said: list[ReviewRequested] = []
+    for _ in range(2):  # the second is a new process, which cannot know whether its predecessor said them
+        service = build_app(ValidatorSettings())
+
+        @service.broker.subscriber(ReviewRequested.TYPE, group_id="test")
+        async def hear(event: ReviewRequested) -> None:
+            said.append(event)
+
+        reviewing, gates = service.broker.context.resolve("reviewing"), service.broker.context.resolve("gates")
+        async with TestKafkaBroker(service.broker):
+            assert await reviewing.look(gates._tasks["default/intents"]) == 10
+            assert await reviewing.look(gates._tasks["default/intents"]) == 0
+        for stop in service.on_stop:
+            await stop()
+    cases = store.cases("default/intents").to_pylist()
+    assert len(cases) == len({event.id for event in said}) == 10
+    assert len(said) == 20
+    assert {row["reason"] for row in cases} == {"low_confidence"}
+
+
+async def test_a_case_that_could_not_be_said_is_said_at_the_next_look(service_environment) -> None:
+    store = Store(service_environment / "home" / "store")
+    store.append_examples([recorded(1)])
+    service = build_app(ValidatorSettings())
+    reviewing = service.broker.context.resolve("reviewing")
+    [task] = service.broker.context.resolve("gates")._tasks.values()
+    real = reviewing._publish
+
+    async def away(event) -> None:
+        raise ConnectionError("the log is away")
+
+    async with TestKafkaBroker(service.broker):
+        reviewing._publish = away
+        with pytest.raises(ConnectionError):
+            await reviewing.look(task)
+        assert store.cases(task.key).num_rows == 1
+        reviewing._publish = real
+        assert await reviewing.look(task) == 1
+        assert await reviewing.look(task) == 0
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_persons_time_is_booked_once_at_the_tasks_price(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    booked: list[CostIncurred] = []
+
+    @service.broker.subscriber(CostIncurred.TYPE, group_id="test")
+    async def hear(event: CostIncurred) -> None:
+        booked.append(event)
+
+    fields = {
+        "task": "intents",
+        "case_id": "c",
+        "example_id": "e",
+        "request_id": "r",
+        "reason": "random",
+        "drawn": "random",
+        "reviewer": "ann",
+        "verdict": "approve",
+        "label": "a",
+        "previous_label": "a",
+        "review_id": "review",
+    }
+    spent = ReviewResolved(**fields, minutes=6.0)
+    unsaid = ReviewResolved(**fields)
+    async with TestKafkaBroker(service.broker):
+        for event in (spent, spent, unsaid, ReviewResolved(**{**fields, "task": "nobody-s"})):
+            await publish(service.broker, event, source=SOURCE)
+    assert [(cost.kind, cost.cause_id) for cost in booked] == [("review", "review")] * 3
+    assert len({cost.id for cost in booked}) == 2
+    assert [cost.usd for cost in booked] == pytest.approx([3.0, 3.0, 0.5])
+    assert [cost.human_minutes for cost in booked] == [6.0, 6.0, 1.0]
     for stop in service.on_stop:
         await stop()

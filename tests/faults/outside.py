@@ -57,7 +57,11 @@ async def recorded(platform: Platform, load: Load, excused: set[str] = frozenset
     async def all_there() -> bool:
         return not await asyncio.to_thread(missing)
 
-    await until(all_there, "every answered request in the ledger", every=0.5)
+    try:
+        await until(all_there, "every answered request in the ledger", every=0.5)
+    except AssertionError as error:
+        left = [load.sent[request_id].completed for request_id in sorted(missing())]
+        raise AssertionError(f"{error}; {len(left)} are not, such as {left[:3]}") from None
 
 
 def ledger(platform: Platform) -> list[dict[str, Any]]:

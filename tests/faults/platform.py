@@ -26,7 +26,7 @@ from stillhouse.settings import Redis, Settings
 from stillhouse.store import Store
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0  # for anything that must happen: machines that run tests are busy
+PATIENCE_S = 240.0  # for anything that must happen: machines that run tests are busy
 
 
 async def until(
@@ -169,6 +169,18 @@ class Platform:
         os.kill(self.valkey.pid, signal.SIGKILL)
         await self.valkey.ended()
         await self.valkey.start(timeout=60)
+
+    async def power_cut(self) -> None:
+        """kill -9 of everything at once; then all of it again, in no order."""
+        running = [member for member in self.members.values() if member.pid is not None]
+        broker, valkey = self.broker.pid, self.valkey.pid
+        assert broker is not None
+        assert valkey is not None
+        for pid in (*(member.pid for member in running), broker, valkey):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type]
+        await asyncio.gather(self.broker.ended(), self.valkey.ended())
+        await asyncio.gather(self.broker.start(timeout=60), self.valkey.start(timeout=60))
 
     async def flush_redis(self) -> None:
         async with self.redis() as redis:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -24,7 +25,7 @@ from stillhouse.bus import producer_options
 from stillhouse.embedded.ports import free_port
 from stillhouse.events import SERVICES
 from tests.faults.llm import SlowLlm
-from tests.faults.load import Load
+from tests.faults.load import Load, Sent
 from tests.faults.outside import (
     live_student,
     recorded,
@@ -33,7 +34,7 @@ from tests.faults.outside import (
     unsound_store,
     unsound_tests,
 )
-from tests.faults.platform import Platform, copy_models
+from tests.faults.platform import Platform, copy_models, until
 from tests.faults.world import fit, write_tasks
 
 EXTRA_ROUTERS = 3
@@ -44,6 +45,7 @@ WEIGHTS = {
     "another router": 3,
     "one router less": 2,
     "broker": 1,
+    "power": 1,
     "valkey": 1,
     "flush": 1,
     "poison": 2,
@@ -64,6 +66,11 @@ class Storm:
         self._say = say
         self.faults: Counter[str] = Counter()
         self.logs_ended: list[float] = []
+
+    def took(self, sent: Sent) -> bool:
+        """Whether an answer may have gone with a log. Its sender may have heard it just after the log's end."""
+        made = sent.completed.time.timestamp() if sent.completed else sent.at
+        return any(0 <= end - at < UNREAD_S for end in self.logs_ended for at in (made, sent.at))
 
     async def rage(self, seconds: float) -> None:
         """One fault after the other, 2 to 8 seconds apart."""
@@ -102,6 +109,10 @@ class Storm:
                 self.logs_ended.append(time.time())
                 self._say(f"kill -9 broker; a new, empty one after {2 * choice:.1f} s")
                 await platform.restart_broker(2 * choice)
+            case "power":
+                self.logs_ended.append(time.time())
+                self._say("power cut: kill -9 of everything at once")
+                await platform.power_cut()
             case "valkey":
                 self._say("kill -9 valkey, and start it again")
                 await platform.restart_valkey()
@@ -151,19 +162,19 @@ async def _play(platform: Platform, llm: SlowLlm, seconds: float, seed: int, say
         try:
             await load.settled(300)
             after = await load.send(20)
-            await load.settled(120)
+            await load.settled(300)
             if not all(sent.answered for sent in after):
                 wrong.append("requests after the storm are not answered")
+            async with load.running(8, "fast"):
+                await until(lambda: live_student(platform), "the loop goes on: a student is live", 600, every=1.0)
+            await load.settled(300)
         except AssertionError as error:
-            wrong.append(str(error))
+            left = [sent for sent in load.sent.values() if not sent.answered]
+            wrong.append(f"{error}; {len(left)} are not answered, such as {left[:3]}")
         errors = Counter(
             sent.completed.failure.code for sent in load.sent.values() if sent.completed and sent.completed.failure
         )
-        gone = {
-            request_id
-            for request_id, sent in load.answered().items()
-            if any(0 <= end - sent.at < UNREAD_S for end in raging.logs_ended)
-        }
+        gone = {request_id for request_id, sent in load.answered().items() if raging.took(sent)}
         try:
             await recorded(platform, load, gone)
         except AssertionError as error:
@@ -194,6 +205,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--fitted", type=Path, help="a folder that keeps the fitted teachers between storms")
     options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it says many times that the broker is away
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     fitted = options.fitted or folder / "fitted"
     fit(write_tasks(folder / "fit"), fitted)

@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stillhouse.bus import producer_options
-from stillhouse.events import InferenceCompleted, InferenceRequested
+from stillhouse.events import SERVICES, InferenceCompleted, InferenceRequested
 from tests.faults.load import Load
 from tests.faults.outside import ledger, read, recorded, unsound_store
 from tests.faults.platform import until
@@ -76,10 +76,35 @@ async def test_sigterm_drains_within_15_s_and_loses_nothing(platform, llm) -> No
         stuck = await load.send(3, "slow")
         await load.send(20)
         await until(lambda: len(llm.asked) == 3, "calls in flight that will not end in time")
-        ends = await asyncio.gather(
-            *(platform.terminate(name, back=True) for name in ("router", "observer", "trainer", "validator"))
-        )
-        assert [status for status, _ in ends] == [0] * 4
+        ends = await asyncio.gather(*(platform.terminate(name, back=True) for name in SERVICES))
+        assert [status for status, _ in ends] == [0] * len(SERVICES)
+        assert max(seconds for _, seconds in ends) < 15
+        llm.release.set()
+        await load.settled()
+        assert all(sent.answered for sent in stuck)
+        await recorded(platform, load)
+        assert unsound_store(platform, load) == []
+        await platform.ready()
+
+
+async def test_sigterm_ends_every_service_within_15_s_though_the_broker_hangs(platform, llm) -> None:
+    async with Load.of(platform.settings, 8) as load:
+        llm.release.clear()
+        stuck = await load.send(3, "slow")
+        await until(lambda: len(llm.asked) == 3, "calls in flight that will not end in time")
+        os.kill(platform.broker.pid, signal.SIGSTOP)
+        try:
+            ends = await asyncio.gather(*(platform.terminate(name, back=True) for name in SERVICES))
+
+            async def starting() -> bool:
+                checks = (await platform.health("trainer")).get("checks", {})
+                return checks.get("started") is False  # type: ignore[attr-defined]
+
+            await until(starting, "the next trainer starts")
+            ends.append(await platform.terminate("trainer", back=True))
+        finally:
+            os.kill(platform.broker.pid, signal.SIGCONT)
+        assert {status for status, _ in ends} == {0}
         assert max(seconds for _, seconds in ends) < 15
         llm.release.set()
         await load.settled()

@@ -1,4 +1,4 @@
-"""A short storm in every run; `python -m tests.faults.storm` plays them as long as wanted."""
+"""A short storm in every run; `make storm MINUTES=10 SEED=7` plays them as long as wanted."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from tests.faults.storm import storm
 @pytest.mark.slow
 async def test_a_storm_breaks_nothing(fitted, tmp_path, capsys) -> None:
     with capsys.disabled():
-        assert await storm(tmp_path, fitted, 75.0, 3, lambda line: print(line, flush=True)) == []
+        assert await storm(tmp_path, fitted, 150.0, 3, lambda line: print(line, flush=True)) == []

@@ -58,13 +58,13 @@ labels = ["order", "refund", "praise"]
 [teacher]
 seed = "seed.jsonl"
 usd_per_call = 0.01
-timeout_s = 60.0
+timeout_s = 180.0
 
 [teacher.adjudicator]
 base_url = "{url}"
 model = "slow"
 below_margin = 1.0
-timeout_s = 60.0
+timeout_s = 180.0
 
 [[student]]
 architecture = "hashed_ngrams"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, UnknownMemberIdError, for_code
 
-from stillhouse.events import CATALOGUE, MAX_RECORD_BYTES
+from stillhouse.events import CATALOGUE, MAX_RECORD_BYTES, Topic
 from stillhouse.settings import Kafka
 
 
@@ -68,21 +70,12 @@ def commit_as_member_only(consumer: AIOKafkaConsumer) -> None:
 
 
 async def declare_topics(kafka: Kafka) -> None:
-    """Create every topic of the catalogue that is missing. Safe to repeat, and needed after an embedded restart."""
+    """Create every topic of the catalogue that is missing. Safe to repeat."""
     admin = AIOKafkaAdminClient(**client_options(kafka))
     await admin.start()
     try:
         present = set(await admin.list_topics())
-        missing = [
-            NewTopic(
-                topic.name,
-                topic.partitions,
-                kafka.replication_factor,
-                topic_configs={"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)},
-            )
-            for topic in CATALOGUE
-            if topic.name not in present
-        ]
+        missing = [_new(topic, kafka) for topic in CATALOGUE if topic.name not in present]
         if not missing:
             return
         reply = await admin.create_topics(missing)
@@ -93,3 +86,39 @@ async def declare_topics(kafka: Kafka) -> None:
                 raise error(f"topic {name!r} could not be declared")
     finally:
         await admin.close()
+
+
+async def declare_anew(kafka: Kafka) -> None:
+    """Create every topic in the new log of an embedded broker, and clear away what clients did to it before.
+
+    Who asks such a broker for a topic that is not there gets one of 4 partitions. Who writes to one that is not there
+    may: the records stay when it is declared, but offsets begin at 0 again, and later records hide behind those. So
+    every topic is made to exist, deleted with all that is in it, and made again. By its partitions others know that it
+    was (`undeclared`): the widest topics come last, and have them only then.
+    """
+    admin = AIOKafkaAdminClient(**client_options(kafka))
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic.name, 1, kafka.replication_factor) for topic in CATALOGUE])
+        wrong = sorted(CATALOGUE, key=lambda topic: topic.partitions)
+        while wrong:
+            # All sent at once: next to nobody gets in between a topic's end and its beginning.
+            steps: list[Awaitable[object]] = []
+            for topic in wrong:
+                steps += [admin.delete_topics([topic.name]), admin.create_topics([_new(topic, kafka)])]
+            await asyncio.gather(*steps)
+            wrong = await undeclared(admin)
+    finally:
+        await admin.close()
+
+
+async def undeclared(admin: AIOKafkaAdminClient) -> list[Topic]:
+    """The topics of the catalogue that are not there as they should be, the widest last. Raises `KafkaError`."""
+    found = {told["topic"]: len(told["partitions"]) for told in await admin.describe_topics()}
+    wrong = [topic for topic in CATALOGUE if found.get(topic.name) != topic.partitions]
+    return sorted(wrong, key=lambda topic: topic.partitions)
+
+
+def _new(topic: Topic, kafka: Kafka) -> NewTopic:
+    configuration = {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)}
+    return NewTopic(topic.name, topic.partitions, kafka.replication_factor, topic_configs=configuration)

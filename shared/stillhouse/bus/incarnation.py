@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stillhouse.bus.connection import client_options, consumer_options
+from stillhouse.bus.connection import client_options, consumer_options, undeclared
 from stillhouse.events import BY_NAME
 from stillhouse.settings import Kafka
 
@@ -41,17 +41,19 @@ class Incarnation:
             await admin.close()
 
     async def changed(self) -> None:
-        """Wait until there is another log than the one known; from then on that one is known."""
+        """Wait until there is another log than the one known, its topics declared; from then on that one is known."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
                 found = await self._look()
+                # What is written before its topics are there is cleared away.
+                if found == self._known or self._admin is None or await undeclared(self._admin):
+                    continue
             except (KafkaError, OSError):
                 await self.stop()  # away: whether it comes back as the same is seen then
                 continue
-            if found != self._known:
-                self._known = found
-                return
+            self._known = found
+            return
 
     async def _look(self) -> str:
         if self._admin is None:
@@ -72,7 +74,6 @@ async def keys_of(kafka: Kafka, topic: str) -> set[str]:
     try:
         async with asyncio.timeout(READ_S):
             await consumer.start()
-            # A new broker is there before its topics are: this waits for them.
             ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(BY_NAME[topic].partitions)])
             left = {partition: end for partition, end in ends.items() if end > 0}
             consumer.assign(list(left))

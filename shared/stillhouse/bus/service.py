@@ -26,8 +26,8 @@ from stillhouse.telemetry.tracing import configure_tracing
 
 HANDLERS_S: Final = 6.0  # on SIGTERM: for handlers to finish and consumers to leave their groups
 LOOPS_S: Final = 4.0  # for background loops, which may have a job's process to end
-GRACE_S: Final = 13.0  # for all steps of stopping together
-LAST_S: Final = 14.7  # then the process ends, whatever still hangs
+GRACE_S: Final = 11.5  # for all steps of stopping together
+LAST_S: Final = 13.0  # then the process ends, whatever still hangs
 
 log = structlog.get_logger()
 
@@ -68,6 +68,8 @@ def run_service(build: Callable[[], Service], settings: Settings) -> None:
         asyncio.run(_run(build, settings))
     except (KafkaError, ModelError, PortTaken, TaskFileError, OSError) as error:
         sys.exit(f"{error}")
+    # All is stopped. Python's own clearing away takes seconds on a busy machine, and nothing could cut it short.
+    _end(0)
 
 
 @asynccontextmanager
@@ -117,24 +119,32 @@ async def _within(seconds: float, step: Awaitable[object]) -> None:
 def _end_at_last(status: int) -> None:
     """End the process in `LAST_S` seconds if it is still there. What is not done then is not acknowledged either.
 
-    Some start takes longer, and asyncio's own end waits for tasks that do not let themselves be cancelled.
+    asyncio's own end waits for tasks that do not let themselves be cancelled.
     """
 
     def end() -> None:
         log.warning("ended_while_stopping", seconds=LAST_S)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _end(status)
 
     last = threading.Timer(LAST_S, end)
     last.daemon = True
     last.start()
 
 
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 async def _run(build: Callable[[], Service], settings: Settings) -> None:
     stop = asyncio.Event()
+    started = False
 
     def told() -> None:
+        if not started:  # what it has begun, the next one does again
+            log.info("ended_while_starting")
+            _end(0)
         if not stop.is_set():
             stop.set()
             _end_at_last(0)
@@ -144,7 +154,6 @@ async def _run(build: Callable[[], Service], settings: Settings) -> None:
     service = build()
     configure_logging(settings.telemetry, service.name)
     tracing = configure_tracing(settings.telemetry, service.name)
-    started = False
 
     async def ready() -> dict[str, bool]:
         checks = {name: await check() for name, check in service.ready.items()}

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis
@@ -122,7 +122,7 @@ return {
 """
 )
 
-Ledger = Callable[[str, datetime], Awaitable[tuple[float, float]]]
+Ledger = Callable[[str, datetime, datetime], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +158,7 @@ class Accounts:
     """The accounts of all tasks. Every method raises `redis.RedisError` and `OSError` where Redis is away."""
 
     def __init__(self, redis: Redis, ledger: Ledger, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """`ledger` gives what a task spent in the day and in the month of a moment, by the store: where Redis knows
-
-        nothing, on the first call of a day and after it was emptied.
-        """
+        """`ledger` gives what a task spent between two moments: asked where Redis knows nothing of a period."""
         self._redis = redis
         self._ledger = ledger
         self._clock = clock
@@ -247,30 +244,19 @@ class Accounts:
     async def _open(self, task_key: str, day: str | None) -> None:
         """Begin the periods of now (or of `day`) with what the ledger knows of them."""
         at = self._clock() if day is None else datetime.fromisoformat(day).replace(tzinfo=UTC)
-        amounts = zip(PERIODS, await self._ledger(task_key, at), strict=True)
-        pipeline = self._redis.pipeline(transaction=True)
-        for period, usd in amounts:
-            pipeline.hsetnx(_keys(task_key)[0], f"spent:{name_of(period, at)}", str(nanos(usd)))
-        await pipeline.execute()
+        account = _keys(task_key)[0]
+        for period in PERIODS:
+            field = f"spent:{name_of(period, at)}"
+            if not await self._redis.hexists(account, field):  # a month is read once, not every day
+                usd = await self._ledger(task_key, begin_of(period, at), end_of(period, at))
+                await self._redis.hsetnx(account, field, str(nanos(usd)))
 
 
 def ledger_of(store: Store) -> Ledger:
     """What the ledger of `store` knows; it is some seconds behind."""
 
-    def read(task_key: str, at: datetime) -> tuple[float, float]:
-        day, month = (begin_of(period, at) for period in PERIODS)
-        rows = (
-            store.ledger(task_key, since=month - timedelta(microseconds=1))
-            .select(["time", "usd", "purpose"])
-            .to_pylist()
-        )
-        # What an application paid to its own teacher is not spent here.
-        rows = [row for row in rows if row["time"] < end_of("month", at) and row["purpose"] != "observe"]
-        in_day = (row["usd"] for row in rows if day <= row["time"] < end_of("day", at))
-        return sum(in_day), sum(row["usd"] for row in rows)
-
-    async def spent(task_key: str, at: datetime) -> tuple[float, float]:
-        return await asyncio.to_thread(read, task_key, at)
+    async def spent(task_key: str, since: datetime, until: datetime) -> float:
+        return await asyncio.to_thread(store.spent, task_key, since, until)
 
     return spent
 

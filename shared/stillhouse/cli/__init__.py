@@ -5,14 +5,18 @@ from __future__ import annotations
 import typer
 
 from stillhouse.cli import (
+    advise,
     demo,
     dlq,
     doctor,
     documents,
+    erase,
+    gates,
     ledger,
     lifecycle,
     operating,
     requests,
+    review,
     topics,
     watching,
 )
@@ -33,13 +37,17 @@ def _root() -> None:
 for _panel, _commands in {
     "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
     "Requests": (requests.request, requests.send),
-    "What happens": (watching.routes, watching.students, watching.gate, watching.alerts, ledger.ledger),
-    "Orders": (operating.train,),
+    "Before money is spent": (advise.advise,),
+    "What happens": (watching.routes, watching.students, watching.alerts),
+    "Orders": (operating.train, erase.erase),
     "Documents": (documents.docs,),
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.add_typer(ledger.app, name="ledger", rich_help_panel="What happens")
 app.add_typer(operating.route, name="route", rich_help_panel="Orders")
 app.add_typer(operating.teacher, name="teacher", rich_help_panel="Orders")
+app.add_typer(review.app, name="review", rich_help_panel="Orders")
+app.add_typer(gates.app, name="gate", rich_help_panel="What happens")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")
 app.add_typer(topics.app, name="topics", rich_help_panel="The platform on this machine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,22 @@ def settings_of_running(home: Path) -> Settings:
 
 async def publish_command(settings: Settings, event: Event) -> None:
     """Say `event` once, and wait until the log has it. Raises `TooLarge`, `KafkaError`."""
+    await publish_events(settings, [event])
+
+
+async def publish_events(settings: Settings, events: Sequence[Event]) -> None:
+    """Say `events` in their order, and wait until the log has them. Raises `TooLarge`, `KafkaError`."""
     from aiokafka import AIOKafkaProducer
 
     from stillhouse.bus import encode, producer_options
 
-    record = encode(event, source=SOURCE)
+    records = [encode(event, source=SOURCE) for event in events]
+    if not records:
+        return
     producer = AIOKafkaProducer(**producer_options(settings.kafka))
     try:
         await producer.start()
-        await producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
+        for record in records:
+            await producer.send_and_wait(record.topic, record.value, key=record.key, headers=record.headers)
     finally:
         await producer.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from stillhouse.events import (
     Event,
@@ -33,6 +34,8 @@ class Life:
     live_at: datetime | None = None
     retired_at: datetime | None = None
     threshold: float | None = None
+    dataset: str | None = None
+    trained_on_erased: datetime | None = None
     verdicts: dict[str, GateDecided] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -47,6 +50,7 @@ class Life:
             "live_at": self.live_at,
             "retired_at": self.retired_at,
             "threshold": self.threshold,
+            "trained_on_erased": self.trained_on_erased,
             "verdicts": {stage: decided.verdict for stage, decided in self.verdicts.items()},
         }
 
@@ -74,6 +78,7 @@ def lives(events: Sequence[Event]) -> list[Life]:
     def born(trained: StudentTrained) -> Life:
         life = of(trained.student_id, trained, trained.architecture)
         life.bytes, life.trained_at = trained.artefact.size, trained.time
+        life.dataset = trained.dataset.version
         return life
 
     for event in events:
@@ -89,6 +94,16 @@ def lives(events: Sequence[Event]) -> list[Life]:
             case RouteChanged():
                 _routed(event, found, of)
     return list(found.values())
+
+
+def mark_erased(found: Sequence[Life], home: Path) -> list[Life]:
+    """The students, each with the time of the last erasure that took something out of its dataset. Blocking."""
+    from stillhouse.store.datasets import erased_datasets
+
+    erased = erased_datasets(home / "datasets")
+    for life in found:
+        life.trained_on_erased = erased.get(life.dataset or "")
+    return list(found)
 
 
 def _after(decided: GateDecided) -> str:

@@ -29,17 +29,25 @@ class RawRecord:
 
 async def read_records(kafka: Kafka, topics: Sequence[str]) -> list[RawRecord]:
     """Every record that `topics` hold now, oldest first. Topics that do not exist hold none."""
+    found = [record async for record in each_record(kafka, topics)]
+    return sorted(found, key=lambda record: (record.time_ms, record.topic, record.partition, record.offset))
+
+
+async def each_record(kafka: Kafka, topics: Sequence[str]) -> AsyncIterator[RawRecord]:
+    """Every record that `topics` hold now, in order within a partition; few are in memory at a time."""
     async with _assigned(kafka, topics) as (consumer, partitions):
         if not partitions:
-            return []
+            return
         ends = await consumer.end_offsets(partitions)
-        found: list[RawRecord] = []
         waiting = {partition for partition in partitions if await consumer.position(partition) < ends[partition]}
         while waiting:
             for partition, records in (await consumer.getmany(*waiting, timeout_ms=200)).items():
-                found += [_raw(record) for record in records if record.offset < ends[partition]]
+                for record in records:
+                    # The embedded broker's end is that of the last batch's first record: what a fetch gives beyond it
+                    # was there, too.
+                    if record.offset < ends[partition] or kafka.embedded:
+                        yield _raw(record)
             waiting = {partition for partition in waiting if await consumer.position(partition) < ends[partition]}
-    return sorted(found, key=lambda record: (record.time_ms, record.topic, record.partition, record.offset))
 
 
 async def follow_records(kafka: Kafka, topics: Sequence[str]) -> AsyncIterator[RawRecord]:

@@ -123,13 +123,20 @@ def routes(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME, 
 
 
 def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME, as_json: AsJson = False) -> None:
-    """Show every student: what it is, how far it came, and what its gates said."""
-    from stillhouse.cli.lives import TOPICS, lives
+    """Show every student: what it is, how far it came, what its gates said, and how it is watched."""
+    from stillhouse.cli.lives import TOPICS, lives, mark_erased
+    from stillhouse.cli.run_length import run_lengths
 
     settings = settings_of_running(home)
-    found = lives(_events(settings, TOPICS, tenant, task))
+    found = mark_erased(lives(_events(settings, TOPICS, tenant, task)), home)
+    watched = run_lengths(settings, found)
     if as_json:
-        show_json([life.as_json() for life in found])
+        show_json(
+            [
+                life.as_json() | ({"drift": watched[life.student_id].as_json()} if life.student_id in watched else {})
+                for life in found
+            ]
+        )
         return
     show_table(
         ["student", "architecture", "state", "MB", "trained", "offline", "shadow", "canary"],
@@ -137,7 +144,7 @@ def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME
             [
                 life.student_id,
                 life.architecture,
-                life.state,
+                life.state + (" (trained on erased)" if life.trained_on_erased else ""),
                 None if life.bytes is None else life.bytes / 1e6,
                 None if life.trained_at is None else when(life.trained_at),
                 *(life.verdicts[stage].verdict if stage in life.verdicts else None for stage in _STAGES),
@@ -146,6 +153,8 @@ def students(task: OneTask = None, tenant: Tenant = "default", home: Home = HOME
         ],
         "No student was trained yet.",
     )
+    for student_id, length in watched.items():
+        console().print(f"{student_id}: {length.sentence()}", soft_wrap=True)
 
 
 def gate(
@@ -183,6 +192,7 @@ def _show_verdict(decided: GateDecided) -> None:
     from rich.markup import escape
 
     more = f"; about {decided.needs_more:,} more cases are needed" if decided.needs_more else ""
+    more += f", for about ${decided.costs_usd:,.2f}" if more and decided.costs_usd is not None else ""
     console().print(
         f"\n[bold]{decided.stage}[/bold]  [{_COLOURS[decided.verdict]}]{decided.verdict}[/] "
         f"on {decided.n:,} cases, {when(decided.time)}: {escape(decided.reason)}{more}",
@@ -199,9 +209,9 @@ def _show_verdict(decided: GateDecided) -> None:
     console().print("  " + ", ".join(fact for fact in facts if fact), soft_wrap=True)
     if decided.conditions:
         show_table(
-            ["  condition", "verdict", "floor", "estimate", "lower", "upper", "n", "note"],
+            ["  condition", "verdict", "floor", "ceiling", "estimate", "lower", "upper", "n", "needs", "note"],
             [
-                [f"  {c.name}", c.verdict, c.floor, c.estimate, c.lower, c.upper, c.n, c.note]
+                [f"  {c.name}", c.verdict, c.floor, c.ceiling, c.estimate, c.lower, c.upper, c.n, c.needs_more, c.note]
                 for c in decided.conditions
             ],
             "",

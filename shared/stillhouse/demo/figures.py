@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from stillhouse.demo.player import Tally
 from stillhouse.demo.source import Plan
+from stillhouse.demo.timeline import teacher_calls, timeline, while_live
 from stillhouse.demo.watcher import Answered, Audit, State
 from stillhouse.quality.binomial import clopper_pearson_upper
 from stillhouse.quality.edetector import ErrorDetector
@@ -100,6 +101,9 @@ def report(state: State, tally: Tally, plan: Plan, task: Task) -> dict[str, Any]
             "spent_usd": state.spent_usd,
             "teacher_alone_usd": state.list_price_usd,
             "overheads_usd": overheads(state),
+            "teacher_calls": teacher_calls(state),
+            "timeline": timeline(state, tally),
+            "while_live": while_live(state),
             "agreement_without_changed_traffic": agreement(_outside_change(state, tally)),
             "agreement_by_student": {
                 student: agreement([a for a in state.audits.values() if a.stage == "live" and a.student_id == student])

@@ -15,12 +15,14 @@ from stillhouse.models.port import ModelError
 class LabelledText:
     """A text with the teacher's label and its probabilities.
 
-    `distribution` maps label to probability; entries under 0.001 are left out, and it may be empty.
+    `distribution` maps label to probability; entries under 0.001 are left out, and it may be empty. `weight`: how much
+    the text counts among the others when a student learns.
     """
 
     text: str
     label: str
     distribution: dict[str, float] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 def hard_targets(texts: Sequence[LabelledText], labels: Sequence[str]) -> NDArray[np.int64]:

@@ -20,13 +20,14 @@ def soft_target_loss(
     soft: Tensor,
     hard: Tensor,
     temperature: float,
-    alpha: float,
+    alpha: float | Tensor,
     weight: Tensor | None = None,
 ) -> Tensor:
     """alpha CE(student, hard) + (1 - alpha) T^2 KL(teacher_T || student_T), a mean over the batch, in float32 nats.
 
     `logits` [B, L] of any float type, the teacher's probabilities `soft` [B, L] (rows sum to 1), labels `hard` int64
-    [B], optional weights of the rows `weight` [B] (the mean is then weighted). T^2 keeps the soft gradients as large as
+    [B], `alpha` one for all or one for each row [B] (rare classes may need more of their hard labels), optional weights
+    of the rows `weight` [B] (the mean is then weighted). T^2 keeps the soft gradients as large as
     the hard ones whatever T is.
     """
     scores = logits.float()

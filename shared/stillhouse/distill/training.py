@@ -119,6 +119,9 @@ def train(
     shown: list[Ids] = [featuriser.ids(prepare(text.text)) for text in select]
     soft, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
     answers = hard_targets(select, labels)
+    # None and not ones: the mean of a batch is then computed as it always was, to the bit.
+    weights = None if len({text.weight for text in train}) == 1 else torch.tensor([text.weight for text in train])
+    alphas = _alphas(candidate, labels)[hard] if candidate.class_alpha else candidate.alpha
 
     with _torch_set_up(threads):
         torch.manual_seed(seed)
@@ -155,8 +158,14 @@ def train(
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _schedule(step, steps)
                 said = module(*_inputs([seen[i] for i in batch], tokens))
-                logits = said[0] if tokens else said
-                loss = soft_target_loss(logits, soft[batch], hard[batch], candidate.temperature, candidate.alpha)
+                loss = soft_target_loss(
+                    said[0] if tokens else said,
+                    soft[batch],
+                    hard[batch],
+                    candidate.temperature,
+                    alphas if isinstance(alphas, float) else alphas[batch],
+                    None if weights is None else weights[batch],
+                )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -215,6 +224,11 @@ def lower_states(module: CutEncoder, texts: Sequence[Ids]) -> list[Ids]:
 
 def _bytes_of_states(texts: Sequence[Ids]) -> int:
     return sum(len(ids) for ids in texts) * WIDTH * 4
+
+
+def _alphas(candidate: StudentCandidate, labels: Sequence[str]) -> Tensor:
+    """The weight of hard labels for each label, float32 [labels]."""
+    return torch.tensor([candidate.class_alpha.get(label, candidate.alpha) for label in labels])
 
 
 def batches(seen: Sequence[Ids], size: int, seed: int) -> Iterator[Tensor]:

@@ -1,8 +1,9 @@
 """What was spent and what was saved, net of every overhead: a summary of ledger entries.
 
-The counterfactual is the teacher alone at its list price. Requests that Stillhouse sends for itself (`purpose` gate or
-backfill) are overheads. Requests that an application observed at its own teacher (`observe`) are neither spent nor
-saved here, because Stillhouse answered none of them; they are counted apart.
+The counterfactual is the teacher alone: what it cost where it was asked, its list price where it was not. Where audits
+measured what it costs, the part that was not asked is estimated from them, with an interval. Requests that Stillhouse
+sends for itself (`purpose` gate or backfill) are overheads. Requests that an application observed at its own teacher
+(`observe`) are neither spent nor saved here, because Stillhouse answered none of them; they are counted apart.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from stillhouse.economics.counterfactual import Interval, teacher_total
+from stillhouse.economics.limits import name_of
 from stillhouse.economics.prices import cpu_usd
 
 
@@ -44,8 +47,9 @@ class Point:
 class Savings:
     """A summary of ledger entries. Amounts in USD.
 
-    `spent_by_kind` holds `request` and each kind of overhead. Calls count every entry with measured CPU time of that
-    model, audits included. `series` is in order of time.
+    `spent_by_kind` holds `request` and each kind of overhead; audits of students in shadow or canary are `shadow`.
+    `sampled` is what the teacher alone would have cost by the audits; None: too few of them measured that. Calls count
+    every entry with measured CPU time of that model, audits included. `series` is in order of time.
     """
 
     requests: int
@@ -62,7 +66,17 @@ class Savings:
     teacher_cpu_ms: float
     student_cpu_ms: float
     overhead_cpu_seconds: float
+    sampled: Interval | None
     series: list[Point] = field(repr=False)
+
+    @property
+    def net(self) -> Interval | None:
+        """What was saved, by the audits."""
+        found = self.sampled
+        if found is None:
+            return None
+        spent = self.spent_usd
+        return Interval(found.estimate - spent, found.lower - spent, found.upper - spent, found.n)
 
     def cost_per_1k(self, usd_per_cpu_hour: float) -> CostPer1k:
         """Costs of 1,000 requests, CPU time at `usd_per_cpu_hour`."""
@@ -88,10 +102,12 @@ def summarise(rows: Iterable[Mapping[str, Any]], points: int = 500) -> Savings:
     requests = failed = teacher_calls = student_calls = 0
     teacher_only = spent = teacher_cpu = student_cpu = cpu_seconds = 0.0
     series: list[Point] = []
+    asked_usd, unasked = 0.0, 0
+    audits: list[tuple[float, float]] = []
     for number, row in enumerate(entries, start=1):
         is_request = row["kind"] == "request" and row["purpose"] == "serve"
         usd = float(row["usd"])
-        by_kind[row["kind"] if is_request or row["kind"] != "request" else row["purpose"]] += usd
+        by_kind[_kind(row, is_request)] += usd
         spent += usd
         if is_request and row["served_by"] is None:
             failed += 1
@@ -99,6 +115,10 @@ def summarise(rows: Iterable[Mapping[str, Any]], points: int = 500) -> Savings:
             requests += 1
             served[row["served_by"]] += 1
             teacher_only += float(row["teacher_usd"])
+            asked_usd += float(row["teacher_usd"]) if row["served_by"] == "teacher" else 0.0
+            unasked += row["served_by"] == "student"
+        if row.get("pi") and row.get("sampled_teacher_usd") is not None:
+            audits.append((float(row["sampled_teacher_usd"]), float(row["pi"])))
         teacher_calls += row["teacher_cpu_ms"] > 0
         student_calls += row["student_cpu_ms"] > 0
         teacher_cpu += float(row["teacher_cpu_ms"])
@@ -106,6 +126,10 @@ def summarise(rows: Iterable[Mapping[str, Any]], points: int = 500) -> Savings:
         cpu_seconds += float(row["cpu_seconds"])
         if number % step == 0 or number == len(entries):
             series.append(Point(row["time"], requests, spent, teacher_only))
+    sampled = teacher_total(unasked, audits)
+    if sampled is not None:
+        low, high = asked_usd + sampled.lower, asked_usd + sampled.upper
+        sampled = Interval(asked_usd + sampled.estimate, low, high, sampled.n)
     return Savings(
         requests=requests,
         failed=failed,
@@ -121,8 +145,25 @@ def summarise(rows: Iterable[Mapping[str, Any]], points: int = 500) -> Savings:
         teacher_cpu_ms=teacher_cpu,
         student_cpu_ms=student_cpu,
         overhead_cpu_seconds=cpu_seconds,
+        sampled=sampled,
         series=series,
     )
+
+
+def by_day(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Ledger entries by their day in UTC, in order."""
+    days: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        days[name_of("day", row["time"])].append(row)
+    return dict(sorted(days.items()))
+
+
+def _kind(row: Mapping[str, Any], is_request: bool) -> str:
+    if row["kind"] == "request" and not is_request:
+        return str(row["purpose"])
+    if row["kind"] == "audit" and row["stage"] in ("shadow", "canary"):
+        return "shadow"
+    return str(row["kind"])
 
 
 def _per_1k(usd: float, count: int) -> float | None:

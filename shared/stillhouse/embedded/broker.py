@@ -11,7 +11,7 @@ from pathlib import Path
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stillhouse.bus import declare_topics
+from stillhouse.bus.connection import declare_anew
 from stillhouse.settings import Kafka
 
 
@@ -70,10 +70,15 @@ class EmbeddedBroker:
         try:
             async with asyncio.timeout(timeout):
                 await self._answers()
-            await declare_topics(self.settings)
+                await declare_anew(self.settings)
         except TimeoutError:
             await self.stop()
             raise EmbeddedError(f"The embedded broker did not answer in {timeout:g} s; see {self._log_file}.") from None
+        except KafkaError as error:
+            await self.stop()
+            raise EmbeddedError(
+                f"The topics of the embedded broker could not be declared ({error}); see {self._log_file}."
+            ) from None
         except BaseException:
             await self.stop()
             raise

@@ -36,9 +36,11 @@ class CostIncurred(Event):
     TYPE: ClassVar[str] = "cost.incurred"
 
     cause_id: str
-    kind: Literal["training", "gate", "audit", "shadow", "storage", "review"]
-    usd: float = Field(ge=0.0)
+    kind: Literal["training", "gate", "audit", "shadow", "storage", "review", "capture", "routing"]
+    usd: float = Field(ge=0.0, description="0 where GPU seconds or minutes are to be priced by the price book.")
     cpu_seconds: float = Field(default=0.0, ge=0.0)
+    gpu_seconds: float = Field(default=0.0, ge=0.0)
+    human_minutes: float = Field(default=0.0, ge=0.0)
     note: str = ""
 
     @property

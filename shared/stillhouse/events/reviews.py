@@ -47,7 +47,7 @@ class _Reviewed(Event):
     verdict: ReviewVerdict = Field(description="`flag`: this example must neither teach nor stand as an answer.")
     label: str | None = Field(default=None, max_length=1000, description="What is right; None where flagged.")
     previous_label: str = Field(description="What the teacher said.")
-    minutes: float = Field(default=0.0, ge=0.0, le=1440.0, description="A person's time, as that person says.")
+    minutes: float | None = Field(default=None, ge=0.0, le=1440.0, description="As the reviewer says, if at all.")
 
 
 class ExampleReviewed(_Reviewed):

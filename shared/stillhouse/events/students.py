@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -82,6 +82,9 @@ class StudentTrained(Event):
     job_id: str
     architecture: str
     rung: int = Field(ge=0, description="Position among the task's candidates, cheapest first.")
+    changes: dict[str, Any] = Field(
+        default_factory=dict, description="Where the trainer left the task file's candidate to mend what a gate found."
+    )
     artefact: ArtefactRef
     dataset: DatasetRef
     teacher_version: str
@@ -102,6 +105,9 @@ class Condition(Value):
     n: int = 0
     evidence: float | None = Field(default=None, description="e-value against the null hypothesis.")
     note: str = ""
+    ceiling: float | None = Field(default=None, description="Where less is better: the largest value that holds.")
+    needs_more: int | None = Field(default=None, description="Cases still needed, where undecided: a forecast.")
+    costs_usd: float | None = Field(default=None, description="What those cases will cost.")
 
 
 class GateDecided(Event):
@@ -125,6 +131,7 @@ class GateDecided(Event):
     conditions: list[Condition] = Field(default_factory=list)
     student: StudentTrained | None = Field(default=None, description="The judged student.")
     report_uri: str | None = None
+    costs_usd: float | None = Field(default=None, description="What the cases still needed will cost.")
 
 
 class GatePassed(GateDecided):
@@ -148,6 +155,15 @@ class GateUndecided(GateDecided):
     verdict: Literal["passed", "failed", "undecided"] = "undecided"
 
 
+class Measured(Value):
+    """An estimate with bounds that hold whenever it is looked at."""
+
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    n: int = 0
+
+
 class StudentEvaluated(Event):
     """Everything measured about a student on the offline gate's cases."""
 
@@ -158,6 +174,14 @@ class StudentEvaluated(Event):
     metrics: dict[str, float]
     dataset_version: str
     report_uri: str | None = None
+    verdict: Literal["passed", "failed", "undecided"] | None = None
+    teacher_version: str | None = Field(default=None, description="The teacher that it was measured against.")
+    agreement: Measured | None = Field(default=None, description="1 - P(served and different from the teacher).")
+    human_win_rate: Measured | None = Field(default=None, description="Against the base model, where people compared.")
+    hallucination_rate: Measured | None = Field(default=None, description="Where answers were checked for grounding.")
+    cost_reduction: Measured | None = Field(default=None, description="Share of the teacher's cost that is saved.")
+    conditions: list[Condition] = Field(default_factory=list)
+    golden_version: str | None = Field(default=None, description="sha256 of the golden set, where there is one.")
 
 
 class DriftDetected(Event):

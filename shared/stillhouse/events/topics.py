@@ -53,7 +53,7 @@ def _control(event: type[Event], given: tuple[str, ...], taken: tuple[str, ...])
 
 
 CATALOGUE: Final[tuple[Topic, ...]] = (
-    _by_request(InferenceRequested, 1, ("client", "cli", "router"), ("router",)),
+    _by_request(InferenceRequested, 1, ("client", "cli", "router", "drift-monitor"), ("router",)),
     _by_request(InferenceParked, 32, ("router",), ("router",)),
     _by_request(InferenceCompleted, 1, ("router", "client"), ("client", "observer", "drift-monitor")),
     Topic(
@@ -69,20 +69,27 @@ CATALOGUE: Final[tuple[Topic, ...]] = (
     Topic(ExampleRecorded.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleRecorded, ("trainer",), ("observer",)),
     Topic(ExampleReviewed.TYPE, "example id", 12, "delete", 30 * DAY_MS, ExampleReviewed, ("observer",), ("cli",)),
     Topic(
-        CostIncurred.TYPE, "cause id", 12, "delete", 30 * DAY_MS, CostIncurred, ("observer",), ("trainer", "validator")
+        CostIncurred.TYPE,
+        "cause id",
+        12,
+        "delete",
+        30 * DAY_MS,
+        CostIncurred,
+        ("observer", "trainer"),
+        ("trainer", "validator", "observer", "router"),
     ),
     _control(TrainingRequested, ("cli",), ("trainer",)),
     _control(TrainingStarted, ("trainer",), ()),
-    _control(TrainingFailed, ("trainer",), ()),
-    _control(BudgetEvaluated, ("trainer",), ()),
-    _control(StudentTrained, ("trainer",), ("validator",)),
+    _control(TrainingFailed, ("trainer",), ("observer",)),
+    _control(BudgetEvaluated, ("trainer",), ("observer",)),
+    _control(StudentTrained, ("trainer",), ("validator", "observer")),
     _control(StudentEvaluated, ("validator",), ()),
     _control(GatePassed, ("validator",), ("router",)),
     _control(GateFailed, ("validator",), ("router", "trainer")),
     _control(GateUndecided, ("validator",), ("router", "trainer")),
     _control(ReviewRequested, ("validator",), ()),
     _control(ReviewResolved, ("cli",), ("validator",)),
-    _control(DriftDetected, ("drift-monitor",), ("router", "trainer", "client")),
+    _control(DriftDetected, ("drift-monitor",), ("router", "trainer", "observer", "client")),
     _control(DriftSuspected, ("drift-monitor",), ("client",)),
     _control(DriftCleared, ("drift-monitor",), ("client",)),
     _control(AuditRequested, ("drift-monitor",), ("router",)),

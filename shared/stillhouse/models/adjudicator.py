@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from stillhouse.economics.tokens import token_usd
 from stillhouse.models.port import Prediction
 from stillhouse.tasks.declaration import Adjudicator as AdjudicatorSettings
 from stillhouse.tasks.declaration import Task
@@ -80,7 +81,13 @@ class Adjudicator:
             log.warning("adjudicator failed, the encoder's answer stands", model=self.model, error=type(error).__name__)
             return prediction
         chosen, input_tokens, output_tokens = _read(reply)
-        counted = replace(prediction, input_tokens=input_tokens or prediction.input_tokens, output_tokens=output_tokens)
+        model = self._settings.price_model
+        counted = replace(
+            prediction,
+            input_tokens=input_tokens or prediction.input_tokens,
+            output_tokens=output_tokens,
+            cost_usd=prediction.cost_usd + (token_usd(model, input_tokens, output_tokens) if model else 0.0),
+        )
         if chosen is None or chosen not in offered:
             log.warning("adjudicator chose none of the labels, the encoder's answer stands", model=self.model)
             return counted

@@ -1,5 +1,21 @@
-"""Students and where they come from: training runs, model versions and aliases in MLflow."""
+"""Students and where they come from: training runs, evaluations, model versions and aliases in MLflow."""
 
-from stillhouse.registry.students import Alias, log_training_run, model_name, register_student, set_alias
+from stillhouse.registry.students import (
+    Alias,
+    log_evaluation,
+    log_training_run,
+    mark_erased,
+    model_name,
+    register_student,
+    set_alias,
+)
 
-__all__ = ["Alias", "log_training_run", "model_name", "register_student", "set_alias"]
+__all__ = [
+    "Alias",
+    "log_evaluation",
+    "log_training_run",
+    "mark_erased",
+    "model_name",
+    "register_student",
+    "set_alias",
+]

@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from stillhouse.events import StudentTrained
+from stillhouse.events import StudentEvaluated, StudentTrained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 Alias = Literal["champion", "challenger"]
 
 STUDENT_TAG: Final = "stillhouse.student_id"
+ERASED_TAG: Final = "stillhouse.trained_on_erased"
+EVALUATED_TAG: Final = "stillhouse.evaluation_id"
 LONGEST_VALUE: Final = 5000  # characters; MLflow refuses tags beyond 8,000 and parameters beyond 6,000
 METRICS_AT_ONCE: Final = 1000  # MLflow refuses more in one call
 
@@ -64,6 +68,46 @@ def log_training_run(
         return run_id
 
 
+def log_evaluation(home: Path, *, evaluated: StudentEvaluated, report: Path | None = None) -> str:
+    """Log what the offline gate found as a run of its own, and give its id; the run there is, where it was logged.
+
+    Metrics are the event's, and of each condition the estimate and bounds; the event and the report are its artefacts.
+    """
+    with _client(home) as client:
+        from mlflow.entities import Metric, Param
+
+        experiment = _experiment(client, evaluated.task_key, home)
+        found = client.search_runs([experiment], f"tags.`{EVALUATED_TAG}` = '{evaluated.id}'", max_results=1)
+        began = int(evaluated.time.timestamp() * 1000)
+        tags = {EVALUATED_TAG: evaluated.id, "stillhouse.evaluated_student": evaluated.student_id}
+        name = f"gate of {evaluated.student_id}"
+        run = found[0] if found else client.create_run(experiment, began, tags, run_name=name)
+        run_id = str(run.info.run_id)
+        if run.info.status == "FINISHED":
+            return run_id
+        values = dict(evaluated.metrics) | {"cases": float(evaluated.n)}
+        for one in evaluated.conditions:
+            key = "condition." + re.sub(r"[^\w./ -]", "_", one.name)  # what MLflow allows in a name
+            told = {"": one.estimate, ".lower": one.lower, ".upper": one.upper}
+            values |= {f"{key}{part}": value for part, value in told.items() if value is not None}
+        parameters = {
+            "student": evaluated.student_id,
+            "verdict": evaluated.verdict,
+            "teacher": evaluated.teacher_version,
+            "dataset": evaluated.dataset_version,
+            "golden": evaluated.golden_version,
+        }
+        points = [Metric(key, float(value), began, 0) for key, value in values.items() if _is_number(value)]
+        client.log_batch(run_id, params=[Param(key, str(value)[:LONGEST_VALUE]) for key, value in parameters.items()])
+        for start in range(0, len(points), METRICS_AT_ONCE):
+            client.log_batch(run_id, metrics=points[start : start + METRICS_AT_ONCE])
+        client.log_dict(run_id, evaluated.model_dump(mode="json"), "evaluation.json")
+        if report is not None and report.exists():
+            client.log_artifact(run_id, str(report))
+        client.set_terminated(run_id, "FINISHED", end_time=began)
+        return run_id
+
+
 def register_student(home: Path, *, student: StudentTrained, run_id: str) -> str:
     """Make `student` a version of its task's registered model, and give that version; the one there is, if any.
 
@@ -97,6 +141,19 @@ def set_alias(home: Path, student_id: str, alias: Alias) -> None:
         if version is None:
             raise LookupError(f"No student {student_id!r} in {home / 'mlflow.db'}: register it first.")
         client.set_registered_model_alias(version[0], alias, version[1])
+
+
+def mark_erased(home: Path, student_id: str, at: datetime) -> bool:
+    """Tag run and model version of a student that was trained on what was erased at `at`; False if it has none yet."""
+    with _client(home) as client:
+        version = _version_of(client, student_id)
+        if version is None:
+            return False
+        client.set_model_version_tag(*version, ERASED_TAG, at.isoformat())
+        run_id = client.get_model_version(*version).run_id
+        if run_id:
+            client.set_tag(run_id, ERASED_TAG, at.isoformat())
+        return True
 
 
 def model_name(task_key: str) -> str:

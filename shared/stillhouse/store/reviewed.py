@@ -16,8 +16,9 @@ def apply_reviews(examples: Sequence[Mapping[str, Any]], reviews: Iterable[Mappi
     """The examples, each with `teacher_output`, `verdict` and `review_id` (null where nobody looked) besides its own.
 
     A verdict is about a text: it holds for every example of that text, also for later ones. Approved and corrected
-    examples have the person's label as `output` and the provenance `human`; where that label is not what the teacher
-    said, all probability is the label's. Flagged examples keep the teacher's answer: leaving them out is the reader's.
+    examples have the person's label as `output` and the provenance `human` (`policy` stays `policy`); where that label
+    is not what the teacher said, all probability is the label's. Flagged examples keep the teacher's answer: leaving
+    them out is the reader's.
     """
     verdicts = latest(reviews)
     rows = []
@@ -27,7 +28,8 @@ def apply_reviews(examples: Sequence[Mapping[str, Any]], reviews: Iterable[Mappi
         if review is not None:
             row |= {"verdict": review["verdict"], "review_id": review["review_id"]}
             if review["verdict"] != "flag" and review["label"] is not None:
-                row |= {"output": review["label"], "provenance": "human"}
+                row["output"] = review["label"]
+                row["provenance"] = "policy" if example["provenance"] == "policy" else "human"
                 if review["label"] != example["output"]:
                     row["distribution"] = json.dumps({review["label"]: 1.0}, ensure_ascii=False)
         rows.append(row)

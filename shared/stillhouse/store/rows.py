@@ -65,9 +65,10 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """One amount: a request (`kind = "request"`) or an overhead (audit, training, gate, storage).
+    """One amount: a request (`kind = "request"`) or an overhead (audit, training, gate, storage, ...).
 
-    `usd` was spent; `teacher_usd` is what the teacher alone would have cost (0 for overheads).
+    `usd` was spent; `teacher_usd` is what the teacher alone would have cost (0 for overheads). An audit of a request
+    that its student answered has what the teacher's call cost, and the probability `pi` with which it was drawn.
     """
 
     entry_id: str
@@ -87,6 +88,8 @@ class LedgerRow:
     cpu_seconds: float = 0.0
     latency_ms: float = 0.0
     note: str = ""
+    pi: float | None = None
+    sampled_teacher_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,18 @@ class RouteRow:
     task: str
     version: int
     stage: str
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """Something that was decided, or that made somebody decide; `event` is the whole event as JSON."""
+
+    event_id: str
+    time: datetime
+    tenant: str
+    task: str
+    type: str
     event: str
 
 
@@ -167,5 +182,5 @@ class ReviewRow:
     label: str | None
     previous_label: str
     teacher_version: str = ""
-    minutes: float = 0.0
+    minutes: float | None = None
     note: str = ""

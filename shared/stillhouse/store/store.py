@@ -1,16 +1,25 @@
-"""The store: examples, audits, ledger, routes, evaluations and reviews, as Delta tables under one folder."""
+"""The store: examples, audits, ledger, routes, decisions, evaluations and reviews, as Delta tables in one folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.events import RouteChanged, Sample
 from stillhouse.store.erasure import Erased, Erasures, Found, group_mark, request_mark
 from stillhouse.store.reviewed import apply_reviews
-from stillhouse.store.rows import AuditRow, CaseRow, EvaluationRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
+from stillhouse.store.rows import (
+    AuditRow,
+    CaseRow,
+    DecisionRow,
+    EvaluationRow,
+    ExampleRow,
+    LedgerRow,
+    ReviewRow,
+    RouteRow,
+)
 from stillhouse.store.tables import Table, Transaction, literal
 
 if TYPE_CHECKING:
@@ -22,9 +31,9 @@ class Store:
 
     Safe for several threads and processes. `append_*` may be called with rows that are there already: they give the
     ids of those that were not. Examples, audits and ledger entries with one id may be up to 10 minutes apart (an audit
-    holds a teacher's answer that its request's own answer held before), routes, verdicts and reviews any time.
-    `transaction` names the application and version of the whole batch (see `Table.append`). Reads give typed columns
-    also where nothing was ever written. A `task_key` is `<tenant>/<task>`.
+    holds a teacher's answer that its request's own answer held before), all other rows any time. `transaction` names
+    the application and version of the whole batch (see `Table.append`). Reads give typed columns also where nothing was
+    ever written. A `task_key` is `<tenant>/<task>`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,6 +45,7 @@ class Store:
         self._evaluations = Table(root / "evaluations", EvaluationRow, spread=None)
         self._cases = Table(root / "cases", CaseRow)
         self._reviews = Table(root / "reviews", ReviewRow, spread=None)
+        self._decisions = Table(root / "decisions", DecisionRow, spread=None)
         self._erasures = Erasures(root / "erased.json")
 
     def append_examples(self, rows: Sequence[ExampleRow], *, transaction: Transaction | None = None) -> set[str]:
@@ -66,6 +76,10 @@ class Store:
         """Ids of the new reviews. What was erased stays erased."""
         return self._reviews.append(rows, transaction, keep=self._erasures.spares)
 
+    def append_decisions(self, rows: Sequence[DecisionRow], *, transaction: Transaction | None = None) -> set[str]:
+        """Ids of the new decisions."""
+        return self._decisions.append(rows, transaction)
+
     def examples(
         self,
         task_key: str,
@@ -89,6 +103,18 @@ class Store:
         columns = ["example_id", "time", "request_id", "input_sha256", "output", "confidence", "sample", "provenance"]
         where = f"{_of(task_key)} AND time > {literal(since)}"
         return self._examples.read(where, [*columns, "teacher_version"]).sort_by(_order("time", "example_id"))
+
+    def examples_named(self, task_key: str, example_ids: Sequence[str], request_ids: Sequence[str] = ()) -> pa.Table:
+        """The examples with these ids, and those of these requests, in order of time."""
+        named = f"({_among('example_id', example_ids)} OR {_among('request_id', request_ids)})"
+        return self._examples.read(f"{_of(task_key)} AND {named}").sort_by(_order("time", "example_id"))
+
+    def comparisons(self, task_key: str, since: datetime) -> pa.Table:
+        """Audits later than `since` without their texts, in order of time."""
+        columns = ["audit_id", "time", "request_id", "student_id", "teacher_output", "student_output"]
+        where = f"{_of(task_key)} AND time > {literal(since)}"
+        columns += ["student_confidence", "would_serve", "agrees"]
+        return self._audits.read(where, columns).sort_by(_order("time", "audit_id"))
 
     def reviewed_examples(self, task_key: str, until: datetime | None = None) -> list[dict[str, Any]]:
         """Examples up to `until` as the people's verdicts of that time left them (see `apply_reviews`)."""
@@ -121,9 +147,33 @@ class Store:
         conditions += [f"time > {literal(since)}"] if since is not None else []
         return self._ledger.read(" AND ".join(conditions) or "true").sort_by(_order("time", "entry_id"))
 
+    def count_ledger(self, task_key: str, since: datetime) -> int:
+        """How many entries are later than `since`. Cheap, as `count_examples`."""
+        tenant, task = _split(task_key)
+        return self._ledger.count(tenant, task, since)
+
+    def spent(self, task_key: str, since: datetime, until: datetime) -> float:
+        """USD spent at or after `since` and before `until`, read a day at a time.
+
+        What applications paid to their own teachers (purpose `observe`) is not spent here.
+        """
+        import pyarrow.compute as pc
+
+        total, begin = 0.0, since
+        while begin < until:
+            end = min(until, begin + timedelta(days=1))
+            where = f"{_of(task_key)} AND time >= {literal(begin)} AND time < {literal(end)} AND purpose <> 'observe'"
+            total += pc.sum(self._ledger.read(where, ["usd"])["usd"]).as_py() or 0.0
+            begin = end
+        return total
+
     def evaluations(self, task_key: str) -> pa.Table:
         """Verdicts in order of time."""
         return self._evaluations.read(_of(task_key)).sort_by(_order("time", "evaluation_id"))
+
+    def decisions(self, task_key: str) -> pa.Table:
+        """What was decided about a task, in order of time."""
+        return self._decisions.read(_of(task_key)).sort_by(_order("time", "event_id"))
 
     def routes(self, task_key: str) -> pa.Table:
         """The history of a task's route, in order of version."""

@@ -25,6 +25,12 @@ class Budget(Section):
     usd_per_month: float | None = Field(
         default=None, gt=0, description="Hard limit of a calendar month (UTC). None: no limit."
     )
+    usd_per_1000: float | None = Field(
+        default=None,
+        gt=0,
+        description="Target of 1,000 requests, everything included: no student is trained where the teacher alone "
+        "keeps it, and decisions say whether a student does. None: save whatever can be saved.",
+    )
     at_limit: Literal["student_only", "queue", "reject"] = Field(
         default="student_only",
         description="At a limit: `student_only`: the student answers what it may under its promise, the rest gets the "

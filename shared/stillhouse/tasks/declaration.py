@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from stillhouse.economics.tokens import token_usd
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Section
 from stillhouse.tasks.watching import Audit, Drift
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Architecture = Literal["hashed_ngrams", "cut_encoder"]
+# What an adjudicator is asked and may answer, at most: 4,000 characters of four bytes and its instruction; 100 tokens.
+ADJUDICATOR_BYTES: Final = 20_000
+ADJUDICATOR_TOKENS: Final = 100
 
 
 class EscalationRule(Section):
@@ -45,6 +51,25 @@ class Adjudicator(Section):
     api_key_env: str = Field(default="OPENAI_API_KEY", description="Name of the environment variable with the key.")
     below_margin: float = Field(default=0.15, ge=0, le=1, description="Ask when the two best labels are closer.")
     timeout_s: float = Field(default=20.0, gt=0)
+    price_model: str | None = Field(
+        default=None,
+        description="`<provider>:<model>`, such as openai:gpt-4o-mini, as genai-prices knows it: the tokens that it "
+        "counts are added to the price of the call. None: the call's list price covers it.",
+    )
+
+    @field_validator("price_model")
+    @classmethod
+    def _known(cls, model: str | None) -> str | None:
+        if model is not None:
+            token_usd(model, 1, 1)
+        return model
+
+    @property
+    def most_usd(self) -> float:
+        """The most that its LLM can cost for one call: every byte a token, and one retry."""
+        if self.price_model is None:
+            return 0.0
+        return 2 * token_usd(self.price_model, ADJUDICATOR_BYTES, ADJUDICATOR_TOKENS)
 
 
 class Teacher(Section):
@@ -59,11 +84,6 @@ class Teacher(Section):
     max_concurrency: int = Field(default=64, ge=1, le=4096)
     adjudicator: Adjudicator | None = None
     escalate: tuple[EscalationRule, ...] = ()
-
-    @property
-    def most_usd(self) -> float:
-        """The most that one call can cost: what is set aside for it."""
-        return self.usd_per_call
 
 
 # What was measured to work on some thousand short texts; a task file's own values come first.
@@ -82,10 +102,20 @@ class StudentCandidate(Section):
     dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
     alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
+    class_alpha: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="alpha for single labels: rare ones may be taught better by the label than by soft probabilities.",
+    )
     epochs: int = Field(default=12, ge=1, le=500)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
     seed: int = 0
+    variants: int = Field(
+        default=2,
+        ge=0,
+        le=4,
+        description="Larger, smaller or otherwise mended versions that may be tried by themselves.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -114,11 +144,32 @@ class Task(Section):
     drift: Drift = Drift()
     budget: Budget = Budget()
     review: Review = Review()
+    prices: PriceBook = Field(default=PriceBook(), description="Of `prices.toml` beside the task file.")
+
+    def usd_per_call(self, at: datetime) -> float:
+        """The list price of one call of the teacher at a moment."""
+        usd = self.prices.usd_per_call(self.key, at)
+        return self.teacher.usd_per_call if usd is None else usd
+
+    def most_usd(self, at: datetime) -> float:
+        """The most that one call of the teacher can cost at a moment: what is set aside for it."""
+        adjudicator = self.teacher.adjudicator
+        return self.usd_per_call(at) + (adjudicator.most_usd if adjudicator is not None else 0.0)
+
+    def usd_per_cpu_hour(self, at: datetime) -> float:
+        """The price of measured CPU time at a moment."""
+        usd = self.prices.usd("usd_per_cpu_hour", at)
+        return self.budget.usd_per_cpu_hour if usd is None else usd
 
     @property
     def key(self) -> str:
         """`<tenant>/<task>`."""
         return f"{self.tenant}/{self.name}"
+
+    def usd_of(self, at: datetime, gpu_seconds: float, human_minutes: float) -> float:
+        """What was measured, at the price book's prices of a moment; what it names no price for costs nothing."""
+        gpu, human = (self.prices.usd(unit, at) or 0.0 for unit in ("usd_per_gpu_hour", "usd_per_human_hour"))
+        return gpu_seconds / 3600 * gpu + human_minutes / 60 * human
 
     @field_validator("labels")
     @classmethod
@@ -128,8 +179,19 @@ class Task(Section):
         return labels
 
     @model_validator(mode="after")
-    def _rules_use_known_labels(self) -> Task:
+    def _known_labels_are_used(self) -> Task:
+        for candidate in self.students:
+            for label in candidate.class_alpha:
+                if label not in self.labels:
+                    raise ValueError(f"class_alpha of a student names {label!r}, which is not in labels")
         for rule in self.teacher.escalate:
             if rule.label is not None and rule.label not in self.labels:
                 raise ValueError(f"escalation rule {rule.name!r} decides {rule.label!r}, which is not in labels")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_uses_known_labels(self) -> Task:
+        unknown = self.gate.unknown_label(self.labels)
+        if unknown is not None:
+            raise ValueError(f"gate.condition names {unknown!r}, which is not in labels")
         return self

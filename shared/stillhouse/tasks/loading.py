@@ -9,7 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stillhouse.tasks.comparators.settings import Embedding
 from stillhouse.tasks.declaration import Task
+from stillhouse.tasks.gate import Gate
+from stillhouse.tasks.golden import read_golden
+from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
 
 
 class TaskFileError(Exception):
@@ -33,12 +37,18 @@ def load_task(path: Path) -> Task:
 
 
 def load_tasks(folder: Path) -> dict[str, Task]:
-    """Every `*.toml` of a folder, by `<tenant>/<task>`."""
+    """Every `*.toml` of a folder, by `<tenant>/<task>`, with the prices of its `prices.toml` where it has one."""
     if not folder.is_dir():
         raise TaskFileError(f"{folder}: no such folder; put task files there or set STILLHOUSE_TASKS.")
+    try:
+        prices = load_prices(folder)
+    except PriceFileError as error:
+        raise TaskFileError(str(error)) from None
     tasks: dict[str, Task] = {}
     for path in sorted(folder.glob("*.toml")):
-        task = load_task(path)
+        if path.name == PRICES_FILE:
+            continue
+        task = load_task(path).model_copy(update={"prices": prices})
         if task.key in tasks:
             raise TaskFileError(f"{path}: task {task.key!r} is declared twice; rename one of them.")
         tasks[task.key] = task
@@ -64,7 +74,27 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     seed = task.teacher.seed if task.teacher.seed.is_absolute() else path.parent / task.teacher.seed
     if not seed.is_file():
         raise TaskFileError(f"{path}: teacher.seed names {seed}, which does not exist; name a JSONL file.")
-    return task.model_copy(update={"teacher": task.teacher.model_copy(update={"seed": seed.resolve()})})
+    teacher = task.teacher.model_copy(update={"seed": seed.resolve()})
+    return task.model_copy(update={"teacher": teacher, "gate": _with_files(task, path)})
+
+
+def _with_files(task: Task, path: Path) -> Gate:
+    """The gate with the whole paths of its files, which are read once so that their mistakes show now."""
+    gate = task.gate
+    changes: dict[str, Any] = {}
+    try:
+        if gate.golden is not None:
+            changes["golden"] = (path.parent / gate.golden).resolve()
+            read_golden(changes["golden"], task.labels)
+        if isinstance(gate.comparator, Embedding):
+            from stillhouse.tasks.comparators.similarity import read_pairs  # imports the statistics
+
+            pairs = (path.parent / gate.comparator.pairs).resolve()
+            read_pairs(pairs)
+            changes["comparator"] = gate.comparator.model_copy(update={"pairs": pairs})
+    except ValueError as error:
+        raise TaskFileError(f"{path}: gate: {error}; mend that file or name another.") from None
+    return gate.model_copy(update=changes)
 
 
 def _sentence(error: ValidationError, path: Path) -> str:

@@ -22,7 +22,9 @@ class Review(Section):
     low_confidence: float = Field(default=0.5, ge=0, le=1, description="Below it an answer is not sure.")
     rare_below: float = Field(default=0.02, ge=0, lt=1, description="A rarer label (share of answers) is rare.")
     keep_days: int = Field(default=30, ge=1, description="Days that a case waits before it is dropped.")
-    usd_per_hour: float = Field(default=30.0, ge=0, description="Price of a reviewer's time.")
+    usd_per_hour: float = Field(
+        default=30.0, ge=0, description="Price of a reviewer's time, where the price book has none."
+    )
     minutes_per_case: float = Field(default=1.0, ge=0, le=1440, description="Where the reviewer does not say.")
     human_weight: int = Field(default=3, ge=1, le=100, description="How often a text with a person's label trains.")
     max_corrected: float = Field(

@@ -32,4 +32,13 @@ class Drift(Section):
         default=500, ge=50, le=5000, description="Requests that inputs are compared over, with the first so many."
     )
     suspected_pi: float = Field(default=0.5, gt=0, le=1, description="Share of requests audited under suspicion.")
+    teacher_checks_per_day: int = Field(
+        default=20, ge=0, description="Recorded requests that the teacher is asked again while a student is live."
+    )
+    stable_after: int = Field(
+        default=2000, ge=1, description="Audits that a student should live; drift before that lengthens the wait."
+    )
+    replay_share: float = Field(
+        default=0.3, ge=0, lt=1, description="Largest weight of training data from before the last drift, of all."
+    )
     clear_after: int = Field(default=300, ge=20, description="Audits without an alarm that clear a suspicion.")

@@ -43,7 +43,7 @@ class JsonLinesExporter(SpanExporter):
 
 
 def configure_tracing(telemetry: Telemetry, service: str) -> TracerProvider:
-    """The process's tracer provider. Where neither exporter is set, spans exist (and propagate) but go nowhere.
+    """The process's tracer provider. Where neither exporter is set nothing is recorded, and traces are passed on.
 
     Call `shutdown()` on it before the process ends: spans are exported in batches.
     """
@@ -55,7 +55,9 @@ def configure_tracing(telemetry: Telemetry, service: str) -> TracerProvider:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=_traces_url(telemetry.otlp_endpoint))))
-    set_tracer_provider(provider)  # the first call in a process holds; later ones only warn
+    # A span that goes nowhere costs as much as one that is exported; without a provider there is only the context.
+    if telemetry.trace_file is not None or telemetry.otlp_endpoint is not None:
+        set_tracer_provider(provider)  # the first call in a process holds; later ones only warn
     return provider
 
 

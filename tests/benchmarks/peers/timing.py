@@ -13,7 +13,11 @@ from typing import Any
 
 
 def measure(
-    predict: Callable[[Sequence[str]], Sequence[str]], texts: Sequence[str], batch: int, repeats: int, singles: int = 300
+    predict: Callable[[Sequence[str]], Sequence[str]],
+    texts: Sequence[str],
+    batch: int,
+    repeats: int,
+    singles: int = 300,
 ) -> dict[str, Any]:
     """Answers to `texts` in batches, texts per CPU-second (median and range over repeats), p50 of single texts."""
     predict(texts[: max(batch, 8)])  # warm

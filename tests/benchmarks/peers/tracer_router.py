@@ -1,9 +1,9 @@
 """TRACER: fits its router on embeddings of everything but the test texts, and answers those.
 
 Job: `arrays` (.npz with `learn` [n, width] and `test` [m, width]), `learn` and `test` (labels), `target`, `skip` (names
-of candidate models left out), `draws` and `drawn` (so many calibration sets of so many cases, with replacement from test
-texts). Result: `handled` and `label` of each test text; `broken` (shares of draws whose threshold, chosen by TRACER's
-own rule, has a true agreement below the target); `models` tried and deployed.
+of candidate models left out), `draws` and `drawn` (so many calibration sets of so many cases, with replacement from
+test texts). Result: `handled` and `label` of each test text; `broken` (shares of draws whose threshold, chosen by
+TRACER's own rule, has a true agreement below the target); `models` tried and deployed.
 """
 
 from __future__ import annotations

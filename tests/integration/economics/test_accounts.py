@@ -24,8 +24,8 @@ TASK = "default/intents"
 DAY_5 = Limits(usd_per_day=5.0)
 
 
-async def nothing_spent(task_key: str, at: datetime) -> tuple[float, float]:
-    return 0.0, 0.0
+async def nothing_spent(task_key: str, since: datetime, until: datetime) -> float:
+    return 0.0
 
 
 def call(number: int, usd: float = 1.0, token: str = "", limits: Limits = DAY_5, **changes) -> Call:

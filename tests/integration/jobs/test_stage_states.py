@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 from services.validator.stage_states import StageStates
 from services.validator.stages import Canary, canary_step
+from stillhouse.events import InferenceAudited
 from stillhouse.quality.eprocess import AgreementTest
 from stillhouse.tasks import Gate
 from tests.unit.validator.audits import audit
@@ -66,3 +68,26 @@ async def test_announcing_and_retiring(redis) -> None:
     assert (await states.add(Canary, NAME, [], step, fresh)).announced
     await states.retire(NAME[0], NAME[1])
     assert await redis.dbsize() == 0
+
+
+async def test_whatever_is_delivered_how_often_each_audit_counts_once(redis) -> None:
+    for seed in range(25):
+        random, name = Random(seed), ("default/intents", f"s{seed}", "canary")
+        audits = [audit(n, loss=random.random() < 0.3) for n in range(random.randint(1, 40))]
+        states, state = StageStates(redis), Canary.start(Gate(), 1e-9)
+        delivered: dict[str, InferenceAudited] = {}
+
+        async def rebuild(known=delivered) -> tuple[Canary, list[str]]:
+            rebuilt = Canary.start(Gate(), 1e-9)
+            for one in known.values():
+                rebuilt = step(rebuilt, one)
+            return rebuilt, list(known)
+
+        while len(delivered) < len(audits):
+            batch = random.choices(audits, k=random.randint(1, 15))
+            if random.random() < 0.2:
+                await states.retire(*name[:2])  # as if Redis was lost; the store has what was delivered
+            state = await states.add(Canary, name, batch, step, rebuild)
+            delivered.update((one.id, one) for one in batch)
+        test = AgreementTest.from_dict(state.test)
+        assert (test.n, test.agreements) == (len(audits), sum(not one.loss for one in audits))

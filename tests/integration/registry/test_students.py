@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stillhouse.events import ArtefactRef, DatasetRef, StudentTrained
-from stillhouse.registry import log_training_run, model_name, register_student, set_alias
+from stillhouse.events import ArtefactRef, Condition, DatasetRef, StudentEvaluated, StudentTrained
+from stillhouse.registry import log_evaluation, log_training_run, model_name, register_student, set_alias
 
 CURVES = [{"epoch": i, "train_loss": 1.0 / i, "select_agreement": 0.5 + i / 10, "phase": "x"} for i in (1, 2, 3)]
 PARAMETERS = {"architecture": "hashed_ngrams", "dim": 64, "learning_rate": None}
@@ -90,6 +90,30 @@ def test_a_run_that_was_interrupted_is_finished(home) -> None:
     assert logged(home, trained) == run_id
     assert client(home).get_run(run_id).info.status == "FINISHED"
     assert len(client(home).get_metric_history(run_id, "train_loss")) == 3
+
+
+def test_an_evaluation_is_a_run_of_its_own_with_bounds_and_report(home, tmp_path) -> None:
+    condition = Condition(name="recall of a/b (rare)", verdict="passed", estimate=0.9, lower=0.85, upper=0.95, n=60)
+    evaluated = StudentEvaluated(
+        id="evaluation-1",
+        task="intents",
+        student_id="intents-hashed-1",
+        n=60,
+        metrics={"agreement": 0.97},
+        dataset_version="d" * 64,
+        verdict="passed",
+        conditions=[condition],
+    )
+    report = tmp_path / "offline.html"
+    report.write_text("<html></html>")
+    trained = log_training_run(home, student=student(), parameters=PARAMETERS, curves=CURVES)
+    run_id = log_evaluation(home, evaluated=evaluated, report=report)
+    assert log_evaluation(home, evaluated=evaluated, report=report) == run_id
+    assert log_training_run(home, student=student(), parameters=PARAMETERS, curves=CURVES) == trained != run_id
+    run = client(home).get_run(run_id)
+    assert run.data.metrics["condition.recall of a/b _rare_.lower"] == 0.85
+    assert (run.data.params["verdict"], run.info.status) == ("passed", "FINISHED")
+    assert {item.path for item in client(home).list_artifacts(run_id)} == {"evaluation.json", "offline.html"}
 
 
 def test_an_alias_moves_from_one_student_to_the_next(home) -> None:

@@ -229,8 +229,8 @@ async def test_a_full_router_says_how_many_requests_it_has_not_read(settings, mo
     bounded = settings.model_copy(update={"router_max_in_flight": 2})
     async with router(bounded, teacher), Client(settings) as client:
         slow = [await client.submit(InferenceRequested(task="greet", input=f"slow {n}")) for n in range(40)]
-        # Two are being answered; a third is taken and waits for its turn.
-        await until(37)
+        # Two are being answered; none is taken that would have to wait.
+        await until(38)
         teacher.release.set()
         async with asyncio.timeout(30):
             await asyncio.gather(*slow)

@@ -67,7 +67,8 @@ def test_the_table_says_where_prices_come_from(invoke, filled) -> None:
     header, row, note = done.stdout.strip().splitlines()
     assert header.split()[:3] == ["task", "requests", "by"]
     assert row.split()[:4] == ["default/a", "3", "100.0", "%"]
-    assert note == "default/a: the teacher's price is 0.002 USD per call (a list); CPU time at 0.36 USD an hour."
+    said = "the teacher's price is 0.002 USD per call (a list); CPU time at 0.36 USD an hour; limit: none."
+    assert note == f"default/a: {said}"
 
 
 def test_an_empty_home_stays_empty(invoke, tmp_path) -> None:
@@ -76,3 +77,36 @@ def test_an_empty_home_stays_empty(invoke, tmp_path) -> None:
     assert "Nothing is in the ledger of" in done.stdout
     assert json.loads(invoke("--json").stdout) == []
     assert not (tmp_path / "home").exists()
+
+
+def test_by_day_and_by_tenant(invoke, filled) -> None:
+    days = json.loads(invoke("--by", "day", "--json").stdout)
+    assert [(row["task"], row["day"]) for row in days] == [("default/a", "2026-01-01"), ("default/b", "2026-01-01")]
+    tenants = json.loads(invoke("--by", "tenant", "--json").stdout)
+    assert [(row["tenant"], row["requests"]) for row in tenants] == [("default", 4), ("other", 1)]
+
+
+def test_savings_have_an_interval_where_audits_measured_the_teacher(invoke, tmp_path) -> None:
+    rows = [replace(entry(i), usd=0.0) for i in range(100)]
+    costs = [0.002 if i % 10 else 0.02 for i in range(40)]
+    rows += [
+        replace(entry(200 + i), kind="audit", usd=usd, teacher_usd=0.0, pi=0.4, sampled_teacher_usd=usd)
+        for i, usd in enumerate(costs)
+    ]
+    Store(tmp_path / "home" / "store").append_ledger(rows)
+    (a,) = json.loads(invoke("--json").stdout)
+    assert a["sampled"]["estimate"] == pytest.approx(100 * sum(costs) / 40)
+    assert a["net"]["lower"] < a["net"]["estimate"] < a["net"]["upper"]
+    shown = invoke().stdout
+    assert "The interval is for what the teacher would have cost where the student answered" in shown
+
+
+def test_explain_tells_it_in_words_and_refuses_what_is_no_day(invoke, filled) -> None:
+    done = invoke("explain", "a", "--json")
+    (line,) = json.loads(done.stdout)
+    assert (line["task"], line["kind"]) == ("default/a", "spending")
+    assert "3 requests answered, 100% of them by the student" in line["text"]
+    assert invoke("explain", "a", "--day", "2025-01-01").stdout.startswith("There is nothing to explain")
+    refused = invoke("explain", "--day", "today")
+    assert refused.exit_code == 1
+    assert refused.stderr == "--day is 'today'; write a date such as 2026-11-23.\n"

@@ -56,6 +56,8 @@ def test_help_is_there_in_half_a_second_of_computing() -> None:
         ("route", "teacher", "--task", "t", "--reason", "r"),
         ("route", "set", "t", "--action", "rollback", "--reason", "r"),
         ("request", "--task", "t", "--input", "x"),
+        ("review", "next"),
+        ("review", "approve", "x"),
     ],
 )
 def test_without_a_broker_every_command_says_so_in_one_sentence(invoke, arguments) -> None:

@@ -69,6 +69,22 @@ def test_the_report_of_a_whole_demo_to_the_last_number() -> None:
         ],
     }
     assert about["overheads_usd"] == pytest.approx({"audit": 0.02, "training": 0.01, "gate": 0.005})
+    # Requests 11 to 25 and 31 to 40, of which ten were audited: the teacher was paid for those.
+    assert about["while_live"] == pytest.approx(
+        {"requests": 25, "by_student": 25, "teacher_usd_per_1k": 2.0, "usd_per_1k": 40 * (10 * 0.002 + 25 * 0.0000001)}
+    )
+    assert about["teacher_calls"] == {"serve": 15, "audit": 10, "backfill": 0, "gate": 0}
+    assert [(step["what"], step["student"], step["requests"], step["seconds"]) for step in about["timeline"]] == [
+        ("trained", "s1", 9, 8.0),
+        ("offline passed", "s1", 10, 9.0),
+        ("live", "s1", 10, 9.5),
+        ("traffic changed", None, 19, 18.9),
+        ("drift detected", "s1", 25, 24.5),
+        ("back to teacher", "s1", 25, 24.6),
+        ("trained", "s2", 30, 29.0),
+        ("offline passed", "s2", 30, 29.2),
+        ("live", "s2", 30, 29.5),
+    ]
     assert about["sample"] is True
     assert about["agreement_without_changed_traffic"]["n"] == 8
     assert about["agreement_without_changed_traffic"]["estimate"] == 1.0

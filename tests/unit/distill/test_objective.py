@@ -71,3 +71,13 @@ def test_it_is_computed_in_float32_whatever_the_logits_are(case) -> None:
     low = soft_target_loss(logits.bfloat16(), soft, hard, 2.0, 0.2)
     assert low.dtype == torch.float32
     assert float(low) == pytest.approx(float(soft_target_loss(logits.bfloat16().float(), soft, hard, 2.0, 0.2)))
+
+
+def test_each_row_may_have_its_own_weight_of_hard_labels(case) -> None:
+    logits, soft, hard = case
+    tensors = (torch.tensor(logits), torch.tensor(soft), torch.tensor(hard))
+    alphas = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
+    expected = closed_form(logits, soft, hard, 2.0, alphas)
+    assert float(soft_target_loss(*tensors, 2.0, torch.tensor(alphas))) == pytest.approx(expected.mean(), rel=1e-5)
+    same = soft_target_loss(*tensors, 2.0, torch.full((5,), 0.3, dtype=torch.float64))
+    assert float(same) == pytest.approx(float(soft_target_loss(*tensors, 2.0, 0.3)), rel=1e-6)

@@ -17,13 +17,13 @@ WORDS = {
 
 
 def answered(
-    number: int, label: str, text: str, *, student: str = "s1", time: datetime | None = None, **changes: Any
+    number: int, label: str, text: str, *, student: str | None = "s1", time: datetime | None = None, **changes: Any
 ) -> InferenceCompleted:
     answer = Answer(
         output=label,
         confidence=0.9,
         distribution={label: 0.9, "a" if label == "b" else "b": 0.1},
-        model=student,
+        model=student or "",
         latency_ms=3.0,
     )
     fields: dict[str, Any] = {
@@ -36,7 +36,7 @@ def answered(
         "served_by": "student",
         "reason": "student",
         "stage": "live",
-        "student": answer,
+        "student": answer if student else None,
         "route_version": 3,
         "cost_usd": 0.00001,
         "latency_ms": 4.0,

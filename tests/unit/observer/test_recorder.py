@@ -8,10 +8,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.observer.recorder import FirstTimes, Recorder
+from stillhouse.bus.metering import Meter
 from stillhouse.events import CostIncurred, ExampleRecorded, RouteChanged
 from stillhouse.telemetry.names import DUPLICATES_SUPPRESSED, EXAMPLES_RECORDED, SPENT_USD
 from tests.unit.observer.events import T0, audited, completed
 from tests.unit.observer.fakes import FakeLog, FakeStore
+from tests.unit.trainer.tasks import make_task
 
 
 def counted(name: str, **labels: str) -> float:
@@ -20,8 +22,8 @@ def counted(name: str, **labels: str) -> float:
 
 @pytest.fixture
 def parts():
-    store, log = FakeStore(), FakeLog()
-    return store, log, Recorder(store, log, {"default/intents"})
+    store, log, tasks = FakeStore(), FakeLog(), {"default/intents": make_task()}
+    return store, log, Recorder(store, log, tasks, Meter("capture", tasks))
 
 
 async def test_a_batch_is_written_and_its_examples_are_said_in_their_requests_traces(parts) -> None:

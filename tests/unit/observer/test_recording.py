@@ -31,7 +31,7 @@ from tests.unit.observer.events import T0, audited, completed, said
     [
         ({}, "full"),
         ({"reason": "shadow", "stage": "shadow"}, "full"),
-        ({"reason": "pinned", "stage": "live", "purpose": "gate"}, "full"),
+        ({"reason": "pinned", "stage": "live", "purpose": "gate"}, "escalation"),
         ({"reason": "pinned", "purpose": "backfill"}, "full"),
         ({"reason": "criticality"}, "full"),
         ({"reason": None, "purpose": "observe"}, "full"),
@@ -113,7 +113,7 @@ def test_a_failed_request_is_in_the_ledger_for_nothing() -> None:
 
 def test_costs_and_routes() -> None:
     cost = CostIncurred(id="c", time=T0, task="intents", cause_id="job", kind="training", usd=0.5, cpu_seconds=9.0)
-    entry = cost_entry(cost)
+    entry = cost_entry(cost, None)
     assert (entry.kind, entry.cause_id, entry.usd, entry.cpu_seconds) == ("training", "job", 0.5, 9.0)
     route = RouteChanged(
         id="r", time=T0, task="intents", version=4, stage="teacher", reason="r", changed_by="x", cause_id="c"
@@ -161,7 +161,7 @@ def test_personal_data_is_in_no_row(private, before, after) -> None:
         audited_example(compared),
         audit_row(compared),
         audit_entry(compared),
-        cost_entry(cost),
+        cost_entry(cost, None),
     ]
     for row in rows:
         assert private not in json.dumps(dataclasses.asdict(row), default=str, ensure_ascii=False)

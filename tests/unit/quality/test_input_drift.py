@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
@@ -27,7 +29,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_the_ks_tail_is_scipys_exact_one(n: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     a, b = random.random(n), random.random(n)
-    expected = ks_2samp(a, b, method="exact")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            expected = ks_2samp(a, b, method="exact")
+        except RuntimeWarning:  # scipy's own sum went astray, near p = 1: it would answer with the asymptotic one
+            assume(False)
     assert ks_tail(round(expected.statistic * n), n) == pytest.approx(expected.pvalue, abs=1e-9)
     assert softmax_ks(a[:, None], b[:, None]) == pytest.approx(expected.pvalue, abs=1e-9)
 

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisAway
 from services.router.answering import Answering
 from services.router.parked import parked, unparked
 from services.router.spending import Spending
+from stillhouse.bus.metering import Meter
 from stillhouse.bus.spending import Call, Refused, Standing
 from stillhouse.economics.limits import PERIODS
 from stillhouse.events import ArtefactRef, InferenceRequested, RouteChanged, StudentRoute
@@ -107,8 +108,9 @@ class World:
         self.task, self.accounts = task, FakeAccounts()
         self.teacher, self.student = Says("a", usd=1.0), Says("b", usd=1e-6, confidence=confidence)
         self.spending = Spending({task.key: task}, self.accounts, lambda: self.now)
+        meter = Meter("routing", {task.key: task})
         self.answering = Answering(
-            {task.key: task}, {task.key: self.teacher}, lambda _: route, lambda _: self.student, self.spending
+            {task.key: task}, {task.key: self.teacher}, lambda _: route, lambda _: self.student, self.spending, meter
         )
 
     async def ask(self, number: int, **changes):

@@ -44,3 +44,28 @@ async def test_an_error_reaches_those_of_its_batch_and_the_next_is_tried() -> No
         await together.add(1)
     broken = False
     assert await together.add(2) == 2
+
+
+async def test_what_may_wait_goes_with_the_next_that_does_not() -> None:
+    batches: list[list[int]] = []
+
+    async def work(items):
+        batches.append(list(items))
+        return items
+
+    together = Together(work)
+    patient = [asyncio.create_task(together.add(n, within=3600.0)) for n in (1, 2)]
+    await asyncio.sleep(0)
+    assert batches == []
+    assert await together.add(3) == 3
+    assert await asyncio.gather(*patient) == [1, 2]
+    assert batches == [[1, 2, 3]]
+
+
+async def test_what_may_wait_goes_alone_when_nobody_comes() -> None:
+    async def work(items):
+        return items
+
+    together = Together(work)
+    assert await together.add(1, within=0.001) == 1
+    assert await together.add(2, within=0.001) == 2

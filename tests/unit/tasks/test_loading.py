@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.tasks import TaskFileError, load_task, load_tasks
+from stillhouse.tasks import Task, TaskFileError, load_task, load_tasks
 
 GOOD = """
 [task]
@@ -18,6 +18,8 @@ usd_per_call = 0.1
 [[student]]
 architecture = "hashed_ngrams"
 """
+
+END = '"hashed_ngrams"\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -59,11 +61,23 @@ def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
         ("usd_per_call = 0.1", "", "teacher.usd_per_call: the key is missing"),
         ("usd_per_call = 0.1", "usd_per_call = 0.1\ncolour = 1", "teacher.colour: there is no such key"),
         ('"hashed_ngrams"', '"gpt"', "student.0.architecture"),
+        ("[teacher]", "[review]\nrandom_share = 2\n[teacher]", "review.random_share"),
         ("[teacher]", "[techer]", "unknown table [techer]"),
         ('name = "t"', 'name = "t', "not valid TOML"),
         ("seed.jsonl", "none.jsonl", "does not exist"),
         ("usd_per_call = 0.1", 'usd_per_call = 0.1\nescalate = [{name = "x", patterns = ["("]}]', "regular expression"),
         ("usd_per_call = 0.1", 'usd_per_call = 0.1\nescalate = [{name = "x", patterns = ["q"], label = "z"}]', "'z'"),
+        (END, END + '[[gate.condition]]\nkind = "speed"', "gate.condition.0"),
+        (END, END + '[[gate.condition]]\nkind = "size"', "gate.condition.0.size.ceiling: the key is missing"),
+        (END, END + '[[gate.condition]]\nkind = "recall"\nceiling = 1', "gate.condition.0.recall.ceiling: there is no"),
+        (END, END + '[[gate.condition]]\nkind = "recall"\nlabels = ["z"]', "gate.condition names 'z'"),
+        (END, END + '[[gate.condition]]\nkind = "slice"\nby = "length"\nedges = [9, 5]', "edges must be positive and"),
+        (END, END + 2 * '[[gate.condition]]\nkind = "cost"\n', "condition 'cost' is named twice"),
+        (END, END + '[gate]\ngolden = "none.jsonl"', "none.jsonl cannot be read"),
+        (END, END + '[gate]\ngolden = "t.toml"', "t.toml line 2 is not JSON"),
+        (END, END + '[gate]\ngolden = "seed.jsonl"', "seed.jsonl line 1: input: Field required"),
+        (END, END + '[gate]\ncomparator = {kind = "json", at_least = 2}', "gate.comparator.json.at_least"),
+        (END, END + '[gate]\ncomparator = {kind = "embedding", pairs = "seed.jsonl"}', "not an object with a, b and"),
     ],
 )
 def test_one_sentence_names_file_key_and_mend(tmp_path, old, new, says) -> None:
@@ -75,8 +89,50 @@ def test_one_sentence_names_file_key_and_mend(tmp_path, old, new, says) -> None:
     assert "\n" not in str(caught.value).removeprefix(str(path))
 
 
+def test_conditions_comparator_and_golden_set_are_read(tmp_path) -> None:
+    (tmp_path / "golden.jsonl").write_text('{"input": "x", "kind": "escalation"}\n\n{"input": "y", "label": "a"}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"a": "x", "b": "y", "same": true}\n')
+    text = (
+        GOOD
+        + """
+[gate]
+golden = "golden.jsonl"
+golden_floor = {policy = 0.9}
+comparator = {kind = "embedding", pairs = "pairs.jsonl"}
+[[gate.condition]]
+kind = "recall"
+labels = ["a"]
+margin = 0.02
+[[gate.condition]]
+kind = "slice"
+by = "week"
+[[gate.condition]]
+kind = "slice"
+by = "length"
+"""
+    )
+    gate = load_task(write(tmp_path, text)).gate
+    assert gate.golden == tmp_path / "golden.jsonl"
+    assert gate.comparator.pairs == tmp_path / "pairs.jsonl"  # type: ignore[union-attr]
+    assert [condition.kind for condition in gate.condition] == ["recall", "slice", "slice"]
+    assert (gate.golden_floor.policy, gate.golden_floor.escalation) == (0.9, 1.0)
+
+
+def test_a_gate_survives_its_job_file(tmp_path) -> None:
+    text = GOOD + '[[gate.condition]]\nkind = "memory"\nceiling = 300\n'
+    task = load_task(write(tmp_path, text))
+    assert Task.model_validate(task.model_dump(mode="json")) == task
+
+
 def test_a_task_declared_twice_is_refused(tmp_path) -> None:
     write(tmp_path, GOOD)
     (tmp_path / "u.toml").write_text(GOOD)
     with pytest.raises(TaskFileError, match="declared twice"):
         load_tasks(tmp_path)
+
+
+def test_a_class_alpha_names_labels_of_the_task(tmp_path) -> None:
+    assert load_task(write(tmp_path, GOOD + "class_alpha = { a = 0.9 }\n")).students[0].class_alpha == {"a": 0.9}
+    for line, sentence in (("{ c = 0.9 }", "'c', which is not in labels"), ("{ a = 2 }", "less than or equal to 1")):
+        with pytest.raises(TaskFileError, match=sentence):
+            load_task(write(tmp_path, GOOD + f"class_alpha = {line}\n"))

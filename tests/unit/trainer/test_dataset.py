@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.dataset import DataError, choose, freeze
+from services.trainer.dataset import DataError, choose, freeze, replay_weight, teachable
 from tests.unit.trainer.tasks import at
 
 
@@ -78,6 +78,26 @@ def test_after_a_drift_old_texts_are_replayed_beside_the_new() -> None:
     assert sum(item.time > at(949) for item in few_new) == 50
 
 
+def test_after_a_drift_most_of_what_is_new_teaches() -> None:
+    rows = [row(n) for n in range(3000)]
+    chosen = choose(rows, largest=10_000, since=at(2199))
+    assert len(chosen) == 3000
+    new = [item for item in chosen if item.time > at(2199)]
+    assert (len(new), sum(item.split == "select" for item in new)) == (800, 120)
+    assert sum(item.split == "select" for item in choose(rows, largest=10_000, since=at(2949))) == 100
+    assert sum(item.split == "select" for item in choose(rows[:300], largest=10_000, since=at(249))) == 45
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0, 0.9))
+@settings(deadline=None)
+def test_replayed_texts_weigh_their_share_at_most_and_never_more_than_new_ones(old, new, share) -> None:
+    weight = replay_weight([at(n) for n in range(old + new)], at(old - 0.5), share)
+    assert 0.0 <= weight <= 1.0
+    if old and new:
+        assert weight * old <= share * (weight * old + new) + 1e-9
+    assert replay_weight([at(n) for n in range(old + new)], None, share) == 1.0
+
+
 def test_freezing_twice_gives_one_file_named_by_content_and_without_text(tmp_path) -> None:
     rows = [row(n, input="secret") for n in range(100)]
     chosen = choose(rows, largest=1000, since=None)
@@ -85,7 +105,34 @@ def test_freezing_twice_gives_one_file_named_by_content_and_without_text(tmp_pat
     assert freeze(choose(rows[::-1], largest=1000, since=None), tmp_path, at(100)) == first
     assert [path.name for path in tmp_path.iterdir()] == [f"{first.version}.parquet"]
     table = pq.read_table(tmp_path / f"{first.version}.parquet")
-    assert set(table.column_names) == {"example_id", "input_sha256", "split", "weight", "sample", "time"}
+    assert set(table.column_names) == {"example_id", "input_sha256", "split", "weight", "sample", "time", "review_id"}
     assert (first.n_train, first.n_select) == (85, 15)
     other = freeze(choose(rows[:-1], largest=1000, since=None), tmp_path, at(100))
     assert other.version != first.version
+
+
+def reviewed(number: int, **changes):
+    return row(number, verdict=None, review_id=None, teacher_output="ab"[number % 2], teacher_version="t1") | changes
+
+
+def test_flagged_texts_teach_nothing_and_suspect_labels_only_where_a_person_looked() -> None:
+    rows = [
+        reviewed(1, verdict="flag"),
+        reviewed(2),
+        reviewed(3, teacher_output="x"),
+        reviewed(4, teacher_output="x", verdict="correct", output="a", provenance="human"),
+        reviewed(5, teacher_output="x", verdict="approve", provenance="human"),
+        reviewed(6, teacher_output="x", teacher_version="t0"),
+    ]
+    assert [row["example_id"][-1] for row in teachable(rows, {"x"}, "t1")] == ["2", "4", "5", "6"]
+    assert [row["example_id"][-1] for row in teachable(rows, set(), "t1")] == ["2", "3", "4", "5", "6"]
+
+
+def test_a_persons_verdict_makes_another_dataset_and_is_named_in_it(tmp_path) -> None:
+    rows = [reviewed(n) for n in range(100)]
+    plain = freeze(choose(rows, largest=1000, since=None), tmp_path, at(100))
+    rows[7] |= {"provenance": "human", "verdict": "correct", "review_id": "r7", "output": "a"}
+    corrected = freeze(choose(rows, largest=1000, since=None), tmp_path, at(100))
+    assert corrected.version != plain.version
+    table = pq.read_table(tmp_path / f"{corrected.version}.parquet").to_pylist()
+    assert [(row["example_id"], row["review_id"]) for row in table if row["review_id"]] == [("e00007", "r7")]

@@ -16,7 +16,7 @@ ENOUGH = Counts(total=1000, new=1000)
 def folded(*events, state: TaskState | None = None) -> TaskState:
     state = state or TaskState()
     for event in events:
-        state = fold(state, event, len(TASK.students))
+        state = fold(state, event, TASK)
     return state
 
 

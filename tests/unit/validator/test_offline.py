@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.validator.offline import Costs, Outcome, judge
+from services.validator.cases import Costs, Outcome
+from services.validator.offline import judge
 from stillhouse.tasks import Cascade
 from tests.unit.validator.audits import make_task
 

@@ -24,7 +24,7 @@ def shadowed(*audits) -> Shadow:
 
 
 def verdicts(state: Shadow) -> dict[str, str]:
-    return {condition.name: condition.verdict for condition in shadow_conditions(state, GATE, SHA)}
+    return {condition.name: condition.verdict for condition in shadow_conditions(state, GATE, SHA, 0.05)}
 
 
 def test_a_full_healthy_shadow_holds_and_a_shorter_one_is_open() -> None:

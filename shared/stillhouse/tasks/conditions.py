@@ -1,0 +1,85 @@
+"""`[[gate.condition]]`: what must hold besides the promise, each with its own floor or ceiling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, field_validator
+
+from stillhouse.tasks.section import Section
+
+# How the names of a label's conditions begin; the label follows. The trainer's remedies go by them.
+RECALL_OF: Final = "recall of "
+RECALL_GAINED: Final = "recall gained in "
+
+
+class Recall(Section):
+    """No label is sacrificed: of the teacher's answers with a label, the share that clients still get."""
+
+    kind: Literal["recall"]
+    labels: tuple[str, ...] = Field(default=(), description="Which labels; all of the task's where none is named.")
+    floor: float = Field(default=0.8, gt=0, lt=1, description="Of each label: 1 - P(served and different | label).")
+    margin: float | None = Field(
+        default=None, gt=0, lt=1, description="Not below the live student's by more than this, on the same cases."
+    )
+
+
+class Slice(Section):
+    """The promise within every slice: agreement where texts are long, in each group, in each week."""
+
+    kind: Literal["slice"]
+    by: Literal["length", "group", "day", "week"] = Field(description="What parts the cases into slices.")
+    floor: float = Field(default=0.9, gt=0, lt=1, description="Of each slice: 1 - P(served and different | slice).")
+    edges: tuple[int, ...] = Field(default=(50, 200), description="length: characters at which a new band begins.")
+    least_share: float = Field(
+        default=0.05, ge=0, lt=1, description="Slices with less of the cases than this are shown, and decide nothing."
+    )
+
+    @field_validator("edges")
+    @classmethod
+    def _ascend(cls, edges: tuple[int, ...]) -> tuple[int, ...]:
+        if not edges or any(later <= earlier for earlier, later in zip((0, *edges), edges, strict=False)):
+            raise ValueError("edges must be positive and ascend")
+        return edges
+
+
+class Cost(Section):
+    """What 1,000 requests cost less than by the teacher alone, audits counted, training and gates not."""
+
+    kind: Literal["cost"]
+    floor: float = Field(default=0.5, gt=0, lt=1, description="Least share of the teacher's cost that is saved.")
+
+
+class Calibration(Section):
+    """Confidence means what it says: error over bins of equal width, against agreement, over all cases."""
+
+    kind: Literal["calibration"]
+    ceiling: float = Field(default=0.1, gt=0, lt=1, description="Largest calibration error.")
+    bins: int = Field(default=10, ge=2, le=20)
+
+
+class Latency(Section):
+    """In shadow: at least 99 % of requests answered in time, decided with error control instead of estimated."""
+
+    kind: Literal["latency"]
+    ceiling: float = Field(gt=0, description="Milliseconds, waiting included.")
+
+
+class Size(Section):
+    """The artefact's files."""
+
+    kind: Literal["size"]
+    ceiling: float = Field(gt=0, description="Megabytes (10^6 bytes).")
+
+
+class Memory(Section):
+    """Peak resident memory of a process that loads the artefact and answers, measured where the gate runs."""
+
+    kind: Literal["memory"]
+    ceiling: float = Field(gt=0, description="Megabytes (10^6 bytes).")
+
+
+GateCondition = Annotated[
+    Recall | Slice | Cost | Calibration | Latency | Size | Memory,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,88 @@
+"""Committed benchmark results have the agreed shape, and the page says what they say."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import page
+from tests.benchmarks.__main__ import NAMES, SHORT
+from tests.benchmarks.meta import ROOT
+
+RESULTS = page.read()
+META = {"machine", "commit", "versions", "repeats", "started_at"}
+OVERHEAD = {"cpu_ms_per_request", "p50_ms", "p99_ms", "max_rps"}
+# What a script that compares systems finds in every object of the file, and the systems that must be there.
+SHAPES: dict[str, tuple[set[str], set[str]]] = {
+    "gate": (
+        {"false_promotion_rate", "median_cases"},
+        {"stillhouse", "fixed_n", "wilson_peeking", "fixed_20"},
+    ),
+    "drift": ({"median_delay", "false_alarm_rate"}, {"stillhouse", "adwin", "page_hinkley"}),
+    "student": (
+        {"texts_per_cpu_s", "p50_ms_batch1", "bytes", "agreement", "accuracy"},
+        {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
+    ),
+    "loop": ({"times_cheaper_per_call", "net_saving_share"}, {"stillhouse", "seed_bar"}),
+    "recovery": (
+        {"kills", "sent", "lost_in_silence", "duplicated_effects", "first_answer_s", "ready_s"},
+        {"stillhouse_router", "stillhouse_broker", "stillhouse_redis"},
+    ),
+}
+
+
+def systems(name: str) -> dict[str, dict[str, Any]]:
+    """The objects of a result file that stand for one system each."""
+    result = RESULTS[name]
+    if name == "bus":
+        return result["kafka"]  # type: ignore[no-any-return]
+    wanted = SHAPES[name][1]
+    return {key: value for key, value in result.items() if key in wanted or key.startswith("stillhouse")}
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+def test_a_result_says_where_and_of_what_it_is(name) -> None:
+    assert name in NAMES
+    of = RESULTS[name]["meta"]
+    assert of.keys() >= META
+    assert of["quick"] is False
+    assert not of["commit"].endswith("-dirty")
+    assert of["machine"]["cpu"]
+    assert of["versions"]["python"]
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS.keys() - {"bus"}))
+def test_a_result_has_the_agreed_figures_for_every_system(name) -> None:
+    figures, wanted = SHAPES[name]
+    found = systems(name)
+    assert found.keys() >= wanted
+    for of in found.values():
+        assert of.keys() >= figures
+
+
+@pytest.mark.skipif("bus" not in RESULTS, reason="no committed result of bus")
+def test_the_result_of_bus_has_the_router_and_its_floor() -> None:
+    found = systems("bus")
+    assert found.keys() >= {"stillhouse", "aiokafka_floor"}
+    assert all(of.keys() >= OVERHEAD for of in found.values())
+
+
+def test_the_page_says_what_the_result_files_say() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.text(RESULTS), "`python -m tests.benchmarks --page` writes it"
+
+
+def test_every_benchmark_that_the_page_knows_can_be_run() -> None:
+    assert set(page.ORDER) == set(page.QUESTIONS) == set(NAMES)
+    assert set(SHORT) < set(NAMES)
+    for name in NAMES:
+        module = importlib.import_module(f"tests.benchmarks.{name}")
+        assert callable(module.run)
+        assert callable(module.show)
+
+
+def test_make_bench_hands_everything_on() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = text.split("\nbench:", 1)[1].split("\n\n", 1)[0]
+    assert all(f"$({name})" in recipe for name in ("NAME", "QUICK", "DATA", "OUT", "REPORT"))
