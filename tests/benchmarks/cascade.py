@@ -90,6 +90,9 @@ def systems(of: Parts, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
         said = {name: _student(name, of) for name in LADDER}
         best = max(said, key=lambda name: choose_threshold_coverage(said[name]["select"]))
         found["stillhouse"] = judged(said[best], walked(said[best]["select"]), draws) | {"student": best}
+        for kind in ("max_probability", "margin"):  # what the learned confidence adds
+            other = _student(best, of, kind)
+            found[f"{best}_{kind}"] = judged(other, walked(other["select"]), draws)
         for name in LADDER:
             found[name] = judged(said[name], walked(said[name]["select"]), draws)
         regression = _embedding_lr(of, embedded)
@@ -177,8 +180,8 @@ def breaks(pool: Answers, threshold: float, selective: bool) -> bool:
     return lost > SELECTIVE * int(served.sum()) if selective else lost > OVERALL * len(served)
 
 
-def _student(name: str, of: Parts) -> Said:
-    """A student of the ladder, trained, exported and asked as it serves; kept once made."""
+def _student(name: str, of: Parts, kind: str = "") -> Said:
+    """A student of the ladder, trained, exported and asked as it serves; kept once made. `kind`: another confidence."""
     kept = of.folder / f"{name}.npz"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -193,12 +196,18 @@ def _student(name: str, of: Parts) -> Said:
         found: dict[str, Any] = {}
         for part in ("select", "calibration", "test"):
             texts = getattr(of, part)
-            answers = [student.predict_text(text.text)[:2] for text in texts]
-            found[part] = np.array([confidence for _, confidence in answers])
-            found[f"{part}_agrees"] = np.array([a[0] == text.label for a, text in zip(answers, texts, strict=True)])
+            answers = [student.predict_text(text.text) for text in texts]
+            likeliest = [[*said[2].values(), 0.0][:2] for said in answers]  # shares under 0.001 are left out
+            found[part] = np.array([said[1] for said in answers])
+            found[f"{part}_max_probability"] = np.array([first for first, _ in likeliest])
+            found[f"{part}_margin"] = np.array([first - second for first, second in likeliest])
+            found[f"{part}_agrees"] = np.array(
+                [said[0] == text.label for said, text in zip(answers, texts, strict=True)]
+            )
         np.savez(kept, **found)
     with np.load(kept) as file:
-        return {part: Answers(file[part], file[f"{part}_agrees"]) for part in ("select", "calibration", "test")}
+        named = f"_{kind}" if kind else ""
+        return {part: Answers(file[part + named], file[f"{part}_agrees"]) for part in ("select", "calibration", "test")}
 
 
 def _embedding_lr(of: Parts, embedded: dict[str, NDArray[np.float32]]) -> Said:
