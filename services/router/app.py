@@ -27,6 +27,7 @@ from stillhouse.bus import (
     producer_options,
     publish,
 )
+from stillhouse.bus.connection import write_to_declared_topics_only
 from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.metering import Meter
 from stillhouse.bus.redis import connect_redis
@@ -109,6 +110,7 @@ class _Intake:
 
     async def run(self) -> None:
         self._producer = AIOKafkaProducer(**producer_options(self._kafka))
+        write_to_declared_topics_only(self._producer, self._kafka)
         self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()
