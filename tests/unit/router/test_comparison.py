@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio import Redis
 
 from services.router.answering import Answering
 from services.router.spending import Spending
 from stillhouse.bus.metering import Meter
+from stillhouse.bus.spending import Accounts
 from stillhouse.events import Answer
 from stillhouse.tasks import StudentCandidate, Task, Teacher
 from stillhouse.tasks.comparators import Comparison
@@ -40,7 +42,7 @@ async def test_what_counts_as_the_same_answer(compare, expected) -> None:
         {},
         lambda key: None,
         lambda route: None,
-        Spending(tasks, accounts=None),
+        Spending(tasks, Accounts(Redis(), lambda *_: 0.0)),  # never asked: the task has no limit
         Meter("routing", tasks),
         comparisons,
     )
