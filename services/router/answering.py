@@ -31,6 +31,7 @@ from stillhouse.models.port import Model, ModelError
 from stillhouse.models.rules import EscalationRules
 from stillhouse.quality.agreement import exact
 from stillhouse.tasks import Task
+from stillhouse.tasks.comparators import Comparison
 from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
 
@@ -70,14 +71,19 @@ class Answering:
         student_of: Callable[[StudentRoute], Model | None],
         spending: Spending,
         meter: Meter,
+        comparisons: Mapping[str, Comparison] | None = None,
     ) -> None:
-        """`route_of` gives the route in force of a task key; `student_of` a loaded student."""
+        """`route_of` gives the route in force of a task key; `student_of` a loaded student.
+
+        `comparisons` are those of tasks whose answers need not be equal to be the same.
+        """
         self._tasks = tasks
         self._teachers = teachers
         self._route_of = route_of
         self._student_of = student_of
         self._spending = spending
         self._meter = meter
+        self._comparisons = comparisons or {}
         self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
         self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
         self._tracer = trace.get_tracer("stillhouse.router")
@@ -158,6 +164,17 @@ class Answering:
                 return _Said(None, error=str(error))
         metrics().model_call.labels("student").observe(answer.latency_ms / 1000)
         return _Said(answer)
+
+    async def same(self, task: Task, student: Answer, teacher: Answer) -> bool:
+        """Whether two answers are the same under the task's comparator; one that fails has found no sameness."""
+        compare = self._comparisons.get(task.key)
+        if compare is None:
+            return exact(student.output, teacher.output)
+        try:  # it may be a user's own, or run an encoder
+            return await asyncio.to_thread(compare.same, student.output, teacher.output)
+        except Exception as error:
+            log.error("comparator_failed", task=task.key, error=f"{type(error).__name__}: {error}")
+            return False
 
 
 class _Call:
@@ -259,13 +276,14 @@ class _Call:
             said = _Said(None) if self._plan.policy is not None else await self._ask(audit.student)
             # What was asked for the client's sake is no overhead, and a teacher that served two audits was paid once.
             paid = teacher.answer.cost_usd if completed.teacher is None and number == 0 else 0.0
-            event = self._audited(audit, teacher.answer, said, completed, paid)
+            same = said.answer is not None and await self._models.same(self._task, said.answer, teacher.answer)
+            event = self._audited(audit, teacher.answer, said, completed, paid, same)
             metrics().audits.labels(self._task.key, audit.stage, str(event.agrees).lower()).inc()
             audited.append(event)
         return audited
 
     def _audited(
-        self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float
+        self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float, same: bool
     ) -> InferenceAudited:
         request, student = self._request, said.answer
         would_serve = student is not None and student.confidence >= audit.student.threshold_for(request.group)
@@ -290,7 +308,7 @@ class _Call:
             student_error=said.error or None,
             threshold=audit.student.threshold_for(request.group),
             would_serve=would_serve,
-            agrees=not would_serve or (student is not None and exact(student.output, teacher.output)),
+            agrees=not would_serve or same,
             served_by="student" if served else "teacher",
             policy=self._plan.policy is not None,
             route_version=self._version,

@@ -27,6 +27,7 @@ from stillhouse.bus import (
     producer_options,
     publish,
 )
+from stillhouse.bus.connection import write_to_declared_topics_only
 from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.metering import Meter
 from stillhouse.bus.redis import connect_redis
@@ -38,6 +39,7 @@ from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
+from stillhouse.tasks.comparators import Exact, comparator_of
 
 
 def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = None) -> Service:
@@ -65,7 +67,12 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     spending = Spending(tasks, Accounts(redis, ledger_of(store)))
     models: Mapping[str, Model] = teachers if teachers is not None else workers
     meter = Meter("routing", tasks)
-    answering = Answering(tasks, models, table.get, students.get, spending, meter)
+    comparisons = {
+        key: comparator_of(task, settings.home)
+        for key, task in tasks.items()
+        if not isinstance(task.gate.comparator, Exact)
+    }
+    answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
 
@@ -103,6 +110,7 @@ class _Intake:
 
     async def run(self) -> None:
         self._producer = AIOKafkaProducer(**producer_options(self._kafka))
+        write_to_declared_topics_only(self._producer, self._kafka)
         self._consumer = AIOKafkaConsumer(group_id=GROUP, **consumer_options(self._kafka, urgent=True))
         await self._producer.start()
         await self._consumer.start()

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stillhouse.bus import BadRecord, consumer_options, decode, encode, producer_options
+from stillhouse.bus.connection import write_to_declared_topics_only
 from stillhouse.bus.incarnation import Incarnation, keys_of
 from stillhouse.events import (
     DriftCleared,
@@ -60,6 +61,7 @@ class Client:
     async def __aenter__(self) -> Self:
         kafka = self._settings.kafka
         self._producer = AIOKafkaProducer(**producer_options(kafka))
+        write_to_declared_topics_only(self._producer, kafka)
         await self._producer.start()
         try:
             # Positions are fixed before the first request leaves, so that no answer is missed.

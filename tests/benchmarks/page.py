@@ -12,9 +12,10 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("gate", "drift", "student", "bus", "loop", "recovery")
+ORDER = ("cascade", "gate", "drift", "student", "bus", "loop", "recovery")
 
 QUESTIONS = {
+    "cascade": "What share of traffic can a student serve at a certified agreement with the teacher?",
     "gate": "How many teacher calls does a verdict cost, and how often is it wrong?",
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",

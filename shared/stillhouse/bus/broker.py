@@ -15,7 +15,7 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 from opentelemetry import trace
 
 from stillhouse.bus.cloudevents import BadRecord, decode, encode
-from stillhouse.bus.connection import consumer_options, producer_options
+from stillhouse.bus.connection import consumer_options, producer_options, write_to_declared_topics_only
 from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.handling import Handling, bury, records_of
 from stillhouse.events import Event
@@ -43,7 +43,15 @@ def make_broker(settings: Settings, service: str) -> KafkaBroker:
         logger=None,  # failures are logged where they are handled; FastStream would log the payload's traceback again
     )
     broker.context.set_global("consumption", consumption)
+    broker.context.set_global("kafka", kafka)
     return broker
+
+
+async def connect(broker: KafkaBroker) -> None:
+    """Connect the producer of a broker that `make_broker` made. Raises `KafkaError`."""
+    await broker.connect()
+    producer: Any = broker.config.broker_config.producer
+    write_to_declared_topics_only(producer._producer.producer, broker.context.get("kafka"))
 
 
 def consumption_of(broker: KafkaBroker) -> Consumption:

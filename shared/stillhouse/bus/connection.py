@@ -5,10 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from typing import Any
+from weakref import WeakSet
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, UnknownMemberIdError, for_code
+from aiokafka.errors import (
+    NodeNotReadyError,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    UnknownMemberIdError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest
 
 from stillhouse.events import CATALOGUE, MAX_RECORD_BYTES, Topic
 from stillhouse.settings import Kafka
@@ -69,6 +78,32 @@ def commit_as_member_only(consumer: AIOKafkaConsumer) -> None:
     coordinator._do_commit_offsets = as_member
 
 
+def write_to_declared_topics_only(producer: AIOKafkaProducer, kafka: Kafka) -> None:
+    """Have a producer hold back its records from an embedded broker's new log until the topics are there.
+
+    A producer knows the topics from the log before, and would send what it holds as soon as it is connected again: to
+    topics that are about to be cleared. It asks once for each connection; meanwhile the broker is not ready for it.
+    """
+    if not kafka.embedded:
+        return
+    client = producer.client
+    send, asked = client.send, WeakSet[Any]()
+
+    async def send_if_declared(node_id: Any, request: Any, **options: Any) -> Any:
+        connection = await client._get_conn(node_id, **options) if isinstance(request, ProduceRequest) else None
+        if connection is not None and connection not in asked:
+            try:
+                told = await connection.send(MetadataRequest(None))
+            except TimeoutError:
+                raise RequestTimedOutError from None
+            if _undeclared(told.to_object()["topics"]):
+                raise NodeNotReadyError("its topics are not declared yet")
+            asked.add(connection)
+        return await send(node_id, request, **options)
+
+    client.send = send_if_declared
+
+
 async def declare_topics(kafka: Kafka) -> None:
     """Create every topic of the catalogue that is missing. Safe to repeat."""
     admin = AIOKafkaAdminClient(**client_options(kafka))
@@ -92,9 +127,10 @@ async def declare_anew(kafka: Kafka) -> None:
     """Create every topic in the new log of an embedded broker, and clear away what clients did to it before.
 
     Who asks such a broker for a topic that is not there gets one of 4 partitions. Who writes to one that is not there
-    may: the records stay when it is declared, but offsets begin at 0 again, and later records hide behind those. So
-    every topic is made to exist, deleted with all that is in it, and made again. By its partitions others know that it
-    was (`undeclared`): the widest topics come last, and have them only then.
+    may (`write_to_declared_topics_only` keeps ours from it): the records stay when it is declared, but offsets begin at
+    0 again, and later records hide behind those. So every topic is made to exist, deleted with all that is in it, and
+    made again. By its partitions others know that it was (`undeclared`): the widest topics come last, and have them
+    only then.
     """
     admin = AIOKafkaAdminClient(**client_options(kafka))
     await admin.start()
@@ -114,7 +150,11 @@ async def declare_anew(kafka: Kafka) -> None:
 
 async def undeclared(admin: AIOKafkaAdminClient) -> list[Topic]:
     """The topics of the catalogue that are not there as they should be, the widest last. Raises `KafkaError`."""
-    found = {told["topic"]: len(told["partitions"]) for told in await admin.describe_topics()}
+    return _undeclared(await admin.describe_topics())
+
+
+def _undeclared(told: list[Any]) -> list[Topic]:
+    found = {topic["topic"]: len(topic["partitions"]) for topic in told}
     wrong = [topic for topic in CATALOGUE if found.get(topic.name) != topic.partitions]
     return sorted(wrong, key=lambda topic: topic.partitions)
 

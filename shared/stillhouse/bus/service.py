@@ -17,7 +17,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
-from stillhouse.bus.broker import consumption_of
+from stillhouse.bus.broker import connect, consumption_of
 from stillhouse.bus.connection import commit_as_member_only
 from stillhouse.settings import Settings
 from stillhouse.telemetry.http import HttpServer, PortTaken
@@ -78,7 +78,7 @@ async def running(service: Service) -> AsyncIterator[list[asyncio.Task[object]]]
     working: list[asyncio.Task[object]] = []
     try:
         # Producers first: what is recovered may have to be said.
-        await service.broker.connect()
+        await connect(service.broker)
         for step in service.on_start:
             await step()
         # Not one after the other, as `KafkaBroker.start` does: each waits for its group, three seconds on the

@@ -24,9 +24,11 @@ EXIT_CODES = {"passed": 0, "failed": 1, "undecided": 2}  # 3: the cases could no
 class _ShowByDefault(TyperGroup):
     """`gate STUDENT` is `gate show STUDENT`."""
 
+    default = "show"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: typer carries a click of its own
         if args and args[0] not in self.commands and args[0] not in ("--help",):
-            args = ["show", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

@@ -57,6 +57,7 @@ class Outlook:
     break_even_requests: Range | None
     break_even_days: Range | None
     spent_once_usd: float
+    running_usd_per_1000: float
 
     def numbers(self) -> dict[str, float]:
         """As `budget.evaluated` holds them."""
@@ -70,6 +71,7 @@ class Outlook:
             "student_usd_per_1000_high": self.student_usd_per_1000.upper,
             "student_usd_per_month": self.student_usd_per_month.estimate,
             "spent_once_usd": self.spent_once_usd,
+            "running_usd_per_1000": self.running_usd_per_1000,
         }
         if self.break_even_requests is not None and self.break_even_days is not None:
             said |= {
@@ -125,20 +127,22 @@ def outlook(usage: Usage, pi: float, least_coverage: float) -> Outlook:
         break_even_requests=requests,
         break_even_days=days,
         spent_once_usd=usage.once_usd,
+        running_usd_per_1000=1000 * per_request,
     )
 
 
 def against_student(found: Outlook, horizon_requests: int, target_usd_per_1000: float | None) -> str | None:
     """Why the money says that no student should be trained; None: it does not say so.
 
-    Decided on the best case: a student that answers everything. What was spent already is spent: it does not count.
+    Decided on the best case: a student that answers everything. What was spent already, and what goes on without a
+    student too (storage, capture, routing), does not count here; it counts in the break-even.
     """
     if target_usd_per_1000 is not None and found.teacher_usd_per_1000 <= target_usd_per_1000:
         return f"the teacher alone keeps the target of {target_usd_per_1000:g} USD per 1,000 requests"
-    if found.student_usd_per_1000.lower >= found.teacher_usd_per_1000:
+    if found.student_usd_per_1000.lower - found.running_usd_per_1000 >= found.teacher_usd_per_1000:
         return (
             f"even a student that answered everything would cost more than the teacher over {horizon_requests:,} "
-            "requests: what goes on with it (audits, storage, capture, routing) outweighs it"
+            "requests: its own calls and its audits outweigh it"
         )
     return None
 

@@ -298,16 +298,16 @@ class World:
         if isinstance(event, GatePassed | DriftDetected):
             after = decide_route(self.route, event, TASK)
             if isinstance(event, DriftDetected):
-                self.state = fold(self.state, event, len(TASK.students))
+                self.state = fold(self.state, event, TASK)
             if after is not None:
                 self.route = after.model_copy(update={"time": self.now})
-                self.state = fold(self.state, self.route, len(TASK.students))
+                self.state = fold(self.state, self.route, TASK)
                 self.store.append_routes([route_row(self.route)])
                 self.events.append(self.route)
                 if after.live is not None:
                     self.watch = Watch.start(TASK)
         if isinstance(event, StudentTrained):
-            self.state = fold(self.state, event, len(TASK.students))
+            self.state = fold(self.state, event, TASK)
         if isinstance(event, StudentTrained | DriftDetected | BudgetEvaluated):
             self.store.append_decisions([decision_row(event)])
 

@@ -11,11 +11,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stillhouse.bus import client_options, encode, producer_options
-from stillhouse.bus.connection import declare_anew, undeclared
+from stillhouse.bus.connection import declare_anew, undeclared, write_to_declared_topics_only
 from stillhouse.bus.incarnation import Incarnation, keys_of
 from stillhouse.bus.said import KEPT, Said
 from stillhouse.embedded.broker import EmbeddedBroker
 from stillhouse.events import CATALOGUE, BudgetEvaluated, Event, InferenceRequested
+from stillhouse.settings import Kafka
 from tests.faults.outside import read
 from tests.unit.trainer.tasks import gate_failed, trained
 
@@ -62,6 +63,29 @@ async def test_what_faster_clients_did_to_a_new_log_is_cleared_away(broker, admi
     ]
     assert offsets == [*range(5)]
     assert await keys_of(broker.settings, TOPIC) == {f"late-{number}" for number in range(5)}
+
+
+async def test_a_producer_holds_its_records_back_until_the_topics_are_there(broker, admin) -> None:
+    ours = AIOKafkaProducer(**producer_options(broker.settings))
+    write_to_declared_topics_only(ours, broker.settings)
+    async with ours:
+        await ours.send_and_wait(TOPIC, b"x", key=b"before", partition=3)
+        os.kill(broker.pid, signal.SIGKILL)
+        await broker.ended()
+        sent = [await ours.send(TOPIC, b"x", key=f"{number}".encode(), partition=3) for number in range(3)]
+
+        async def nothing(kafka: Kafka) -> None:
+            """Declares no topics."""
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stillhouse.embedded.broker.declare_anew", nothing)
+            await broker.start()
+        await asyncio.wait(sent, timeout=1.5)
+        assert not any(record.done() for record in sent)
+        await declare_anew(broker.settings)
+        assert sorted(record.offset for record in await asyncio.gather(*sent)) == [0, 1, 2]
+        assert (await ours.send_and_wait(TOPIC, b"x", key=b"3", partition=3)).offset == 3
+    assert await keys_of(broker.settings, TOPIC) == {"0", "1", "2", "3"}
 
 
 async def test_another_log_is_seen_once_its_topics_are_declared(broker, admin) -> None:

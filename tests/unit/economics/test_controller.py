@@ -51,8 +51,10 @@ def test_before_a_student_serves_the_break_even_is_a_range() -> None:
 def test_overheads_that_go_on_can_eat_the_saving() -> None:
     found = outlook(usage(running_usd=100.0), pi=0.1, least_coverage=0.2)
     assert found.break_even_requests is None
-    assert "outweighs it" in str(against_student(found, 100_000, None))
     assert "break_even_days" not in found.numbers()
+    assert against_student(found, 100_000, None) is None, "they go on without a student too"
+    dear = outlook(usage(student_usd=0.02), pi=0.1, least_coverage=0.2)
+    assert "its own calls and its audits outweigh it" in str(against_student(dear, 100_000, None))
 
 
 def test_a_target_that_the_teacher_keeps_needs_no_student() -> None:
