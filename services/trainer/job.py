@@ -108,7 +108,7 @@ def _make(
     candidate: StudentCandidate,
     student_id: str,
     target: Path,
-    train: list[LabelledText],
+    texts: list[LabelledText],
     select: list[LabelledText],
     curves: list[dict[str, Any]],
     report: _Progress,
@@ -116,8 +116,8 @@ def _make(
     report("imports", 0.0)
     # Here and not above: importing torch takes seconds, and bad data should be found without it.
     from stillhouse.distill.export import export
-    from stillhouse.distill.training import Progress
-    from stillhouse.distill.training import train as distill
+    from stillhouse.distill.joint import train_joint
+    from stillhouse.distill.training import Progress, train
 
     def on_progress(progress: Progress) -> None:
         entry = asdict(progress)
@@ -127,10 +127,11 @@ def _make(
 
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    trained = distill(
+    learn = train_joint if candidate.architecture == "joint" else train
+    trained = learn(
         candidate,
         task.labels,
-        train,
+        texts,
         select,
         on_progress=on_progress,
         checkpoint_dir=checkpoints,

@@ -89,7 +89,7 @@ def _within_reach(condition: Condition) -> bool:
 
 def _resized(candidate: StudentCandidate, *, larger: bool) -> Changes:
     """What makes the candidate larger or smaller; empty where it is as large or small as can be."""
-    if candidate.architecture == "cut_encoder":
+    if candidate.architecture != "hashed_ngrams":
         layers = candidate.layers + (1 if larger else -1)
         return {"layers": layers} if 2 <= layers <= 6 else {}
     dim = candidate.dim * 2 if larger else candidate.dim // 2

@@ -44,6 +44,8 @@ class Parts:
     test: list[LabelledText]
     in_order: bool
     left_out: int
+    learnt: str  # digest of the learning texts alone
+    undo: NDArray[np.int64] | None  # places of calibration and test, one after the other, in the order of the file
 
     @property
     def folder(self) -> Path:
@@ -51,8 +53,8 @@ class Parts:
         return HOME / "cascade" / self.digest
 
 
-def parts(path: Path, *, quick: bool, as_given: bool = False) -> Parts:
-    """The parts of a file or folder; `as_given`: not dealt anew. Ends the program with a sentence for too few rows."""
+def parts(path: Path, *, quick: bool) -> Parts:
+    """The parts of a file or folder. Ends the program with a sentence for too few rows."""
     data, dev = load(path), load_dev(path)
     in_order = all(row.timestamp for row in data.train + data.test)
     # Files are often sorted by label, and parts are cut from the end.
@@ -62,8 +64,8 @@ def parts(path: Path, *, quick: bool, as_given: bool = False) -> Parts:
         cut = len(learn) - len(learn) // 5
         learn, dev = learn[:cut], dev + learn[cut:]
     held = dev + list(data.test)
-    if not in_order and not as_given:
-        held = [held[i] for i in np.random.default_rng(2).permutation(len(held))]
+    dealt = np.arange(len(held)) if in_order else np.random.default_rng(2).permutation(len(held))
+    held = [held[i] for i in dealt]
     seen = {_plain(row.text) for row in held}
     known = [row for row in learn if _plain(row.text) not in seen]
     most = {name: (rows // 4, words // 4) if quick else (rows, words) for name, (rows, words) in MOST.items()}
@@ -80,10 +82,11 @@ def parts(path: Path, *, quick: bool, as_given: bool = False) -> Parts:
         sys.exit(f"{path}: the rows to learn from have one answer only; a student needs at least two.")
     texts = {name: [LabelledText(row.text, answer(row)) for row in rows] for name, rows in kept.items()}
     cut = len(texts["learn"]) - round(SELECT_SHARE * len(texts["learn"]))
-    facts = [path.name, [[(text.text, text.label) for text in texts[name]] for name in texts]]
+    whole = len(kept["calibration"]) + len(kept["test"]) == len(held)
+    facts = [[(text.text, text.label) for text in texts[name]] for name in texts]
     return Parts(
         name=path.name,
-        digest=hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12],
+        digest=_digest(facts),
         labels=tuple(sorted({text.label for name in texts for text in texts[name]})),
         train=texts["learn"][:cut],
         select=texts["learn"][cut:],
@@ -91,6 +94,8 @@ def parts(path: Path, *, quick: bool, as_given: bool = False) -> Parts:
         test=texts["test"],
         in_order=in_order,
         left_out=len(data.train) + len(data.test) + len(load_dev(path)) - sum(len(rows) for rows in kept.values()),
+        learnt=_digest(facts[0]),
+        undo=np.argsort(dealt) if whole and not in_order else None,
     )
 
 
@@ -115,6 +120,10 @@ def vectors(of: Parts) -> dict[str, NDArray[np.float32]]:
         draft.rename(path)
     with np.load(path) as kept:
         return {name: kept[name] for name in kept.files}
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def _plain(text: str) -> str:

@@ -134,13 +134,16 @@ def trained(name: str, setting: Setting, candidate: StudentCandidate | None = No
     if (folder / "trained.json").exists():
         return folder
     from stillhouse.distill.export import export
+    from stillhouse.distill.joint import train_joint
     from stillhouse.distill.training import train
 
+    candidate = candidate or CHOICES[name]
+    learn = train_joint if candidate.architecture == "joint" else train
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     cpu = time.process_time()
-    student = train(
-        candidate or CHOICES[name],
+    student = learn(
+        candidate,
         setting.task.labels,
         setting.train,
         setting.select,

@@ -55,7 +55,7 @@ class CutEncoder(nn.Module):
         layers = self.transformer.encoder.layer
         states: Tensor = self.transformer.embeddings(input_ids)
         for layer in layers[:-1]:
-            states = layer(states, _added(attention_mask))
+            states = layer(states, padding_bias(attention_mask))
         return states
 
     def forward(self, inputs: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,13 +64,13 @@ class CutEncoder(nn.Module):
         `inputs` are token ids int64 [B, n], or what `lower` made of them; the mask int64 [B, n] is 0 for padding.
         """
         states = self.lower(inputs, attention_mask) if inputs.dim() == 2 else inputs
-        states = self.transformer.encoder.layer[-1](states, _added(attention_mask))
+        states = self.transformer.encoder.layer[-1](states, padding_bias(attention_mask))
         weights = attention_mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
         return self.head(pooled), pooled
 
 
-def _added(attention_mask: Tensor) -> Tensor:
+def padding_bias(attention_mask: Tensor) -> Tensor:
     """What is added to attention scores, float32 [B, 1, 1, n]: padding is never looked at."""
     return (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -1e9
 

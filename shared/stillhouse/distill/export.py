@@ -20,11 +20,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stillhouse.distill.confidence import fit_confidence
 from stillhouse.distill.data import LabelledText
-from stillhouse.distill.training import TrainedStudent, predict
+from stillhouse.distill.training import TrainedStudent
 from stillhouse.models.confidence import Confidence, Kind
 from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, TOKENIZER_FILE, Featuriser, prepare
 from stillhouse.models.port import ModelError
@@ -33,7 +34,16 @@ from stillhouse.models.student import OnnxStudent
 LEAST_AGREEMENT: Final = 0.97
 MOST_COMPARED: Final = 1000
 # Bits of tables and matrices, smallest first. The next one is tried where one changes too many answers.
-LEVELS: Final = {"hashed_ngrams": ((8, 32), (32, 32)), "cut_encoder": ((8, 8), (32, 8), (32, 32))}
+LEVELS: Final = {
+    "hashed_ngrams": ((8, 32), (32, 32)),
+    "cut_encoder": ((8, 8), (32, 8), (32, 32)),
+    "joint": ((8, 8), (32, 8), (32, 32)),
+}
+NAMES: Final = {
+    "hashed_ngrams": ("features",),
+    "tokens": ("input_ids", "attention_mask"),
+    "joint": ("features", "input_ids", "attention_mask"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ def export(trained: TrainedStudent, folder: Path, student_id: str, confidence: K
     started = time.monotonic()
     texts = _evenly(trained.select_texts, MOST_COMPARED)
     featuriser = Featuriser(replace(trained.spec, student_id=student_id), trained.tokenizer)
-    expected = predict(trained.module, [featuriser.ids(prepare(text)) for text in texts], trained.tokenizer is not None)
+    expected = np.stack([_logits(trained, featuriser, text) for text in texts])
     # Nothing is learned yet; the graph answers the same.
     plain = replace(trained.spec, student_id=student_id, confidence=Confidence(_plain(confidence)))
     plain.write(folder)
@@ -118,6 +128,14 @@ def export(trained: TrainedStudent, folder: Path, student_id: str, confidence: K
     )
 
 
+def _logits(trained: TrainedStudent, featuriser: Featuriser, text: str) -> NDArray[np.float32]:
+    """What the trained module answers to one text, float32 [labels]."""
+    with torch.no_grad():
+        said = trained.module(*(torch.from_numpy(value) for value in featuriser.inputs(prepare(text)).values()))
+    logits = said if trained.tokenizer is None else said[0]
+    return np.asarray(logits[0].float().numpy(), dtype=np.float32)
+
+
 def _plain(kind: Kind) -> Kind:
     return "max_probability" if kind == "learned" else kind
 
@@ -134,13 +152,16 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
     module: Any = trained.module
     if table_bits == 8:
         module = copy.deepcopy(module)
-        if trained.tokenizer is None:
-            module.table = Int8Rows(module.table.weight.detach())
-        else:
-            embeddings = module.transformer.embeddings
+        if trained.spec.inputs != "tokens":
+            ngrams = module.ngrams if trained.spec.inputs == "joint" else module
+            ngrams.table = Int8Rows(ngrams.table.weight.detach())
+        if trained.spec.inputs != "hashed_ngrams":
+            encoder = module.tuned if trained.spec.inputs == "joint" else module
+            embeddings = encoder.transformer.embeddings
             embeddings.word_embeddings = Int8Rows(embeddings.word_embeddings.weight.detach())
-    names = ["features"] if trained.tokenizer is None else ["input_ids", "attention_mask"]
+    names = NAMES[trained.spec.inputs]
     length = torch.export.Dim("length", max=trained.spec.max_length)
+    features = torch.export.Dim("features", max=trained.spec.max_features) if len(names) == 3 else length
     quiet = logging.getLogger("torch.onnx")
     before = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -153,9 +174,9 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
                 tuple(torch.ones(1, 16, dtype=torch.long) for _ in names),
                 dynamo=True,
                 verbose=False,
-                input_names=names,
+                input_names=list(names),
                 output_names=["logits"] if trained.tokenizer is None else ["logits", "pooled"],
-                dynamic_shapes=tuple({1: length} for _ in names),
+                dynamic_shapes=tuple({1: features if name == "features" else length} for name in names),
             )
     finally:
         quiet.setLevel(before)

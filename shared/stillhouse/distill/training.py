@@ -102,8 +102,7 @@ def train(
     if not train or not select:
         raise ModelError("A student needs texts to learn from and texts to choose on; one of the two sets is empty.")
     labels = tuple(labels)
-    held = tuple(select[2::3]) if len(select) >= 3 * FEWEST_TEXTS else ()
-    select = [text for i, text in enumerate(select) if i % 3 != 2] if held else select
+    select, held = hold_back(select)
     tokens = candidate.architecture == "cut_encoder"
     spec = StudentSpec(
         student_id="",
@@ -123,7 +122,7 @@ def train(
     weights = None if len({text.weight for text in train}) == 1 else torch.tensor([text.weight for text in train])
     alphas = _alphas(candidate, labels)[hard] if candidate.class_alpha else candidate.alpha
 
-    with _torch_set_up(threads):
+    with torch_set_up(threads):
         torch.manual_seed(seed)
         module: HashedNgrams | CutEncoder
         if tokens:
@@ -157,7 +156,7 @@ def train(
                 step += 1
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _schedule(step, steps)
-                said = module(*_inputs([seen[i] for i in batch], tokens))
+                said = module(*inputs_of([seen[i] for i in batch], tokens))
                 loss = soft_target_loss(
                     said[0] if tokens else said,
                     soft[batch],
@@ -204,9 +203,16 @@ def train(
         temperature=temperature,
         tokenizer=tokenizer,
         select_texts=tuple(text.text for text in select),
-        held=held,
+        held=tuple(held),
         centroids=middles,
     )
+
+
+def hold_back(select: Sequence[LabelledText]) -> tuple[Sequence[LabelledText], Sequence[LabelledText]]:
+    """The texts that choose, and those held back for the confidence: every third, where there are enough of them."""
+    if len(select) < 3 * FEWEST_TEXTS:
+        return select, ()
+    return [text for i, text in enumerate(select) if i % 3 != 2], select[2::3]
 
 
 def lower_states(module: CutEncoder, texts: Sequence[Ids]) -> list[Ids]:
@@ -216,7 +222,7 @@ def lower_states(module: CutEncoder, texts: Sequence[Ids]) -> list[Ids]:
     with torch.no_grad():
         for start in range(0, len(texts), 64):
             places = order[start : start + 64]
-            found = module.lower(*_inputs([texts[i] for i in places], tokens=True)).numpy()
+            found = module.lower(*inputs_of([texts[i] for i in places], tokens=True)).numpy()
             for place, row in zip(places, found, strict=True):
                 states[place] = row[: len(texts[place])].copy()
     return states
@@ -263,7 +269,7 @@ def _outputs(module: nn.Module, texts: Sequence[Ids], tokens: bool, which: int) 
     parts: list[NDArray[np.float32]] = []
     with torch.no_grad():
         for start in range(0, len(texts), 64):
-            said = module(*_inputs([texts[i] for i in order[start : start + 64]], tokens))
+            said = module(*inputs_of([texts[i] for i in order[start : start + 64]], tokens))
             parts.append((said[which] if tokens else said).float().numpy())
     found = np.concatenate(parts)
     in_order = np.empty_like(found)
@@ -271,7 +277,7 @@ def _outputs(module: nn.Module, texts: Sequence[Ids], tokens: bool, which: int) 
     return in_order
 
 
-def _inputs(texts: Sequence[Ids], tokens: bool) -> tuple[Tensor, ...]:
+def inputs_of(texts: Sequence[Ids], tokens: bool) -> tuple[Tensor, ...]:
     """The module's inputs, padded with 0: ids int64 [B, n] or states float32 [B, n, width], and for tokens the mask."""
     longest = max(len(text) for text in texts)
     padded = np.full((len(texts), longest, *texts[0].shape[1:]), PADDING, dtype=texts[0].dtype)
@@ -310,7 +316,7 @@ def _mixed(seed: int, epoch: int) -> int:
 
 
 @contextmanager
-def _torch_set_up(threads: int) -> Iterator[None]:
+def torch_set_up(threads: int) -> Iterator[None]:
     """`threads` threads and a random generator of our own, both given back at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -5,6 +5,7 @@ graph takes. Graph contract, batch first, batch always 1 in serving:
 
 - `inputs = "hashed_ngrams"`: `features` int64 [1, n], ids in [1, buckets), 0 is padding and embeds to nothing;
 - `inputs = "tokens"`: `input_ids` int64 [1, n] and `attention_mask` int64 [1, n];
+- `inputs = "joint"`: the three of both;
 - output: `logits` float32 [1, labels], and with tokens `pooled` float32 [1, width], the sentence vector.
 """
 
@@ -49,15 +50,17 @@ class StudentSpec:
     """What `student.json` holds: everything that serving must know besides the weights.
 
     `temperature` divides the logits (calibration, not distillation); `max_length` is the largest number of features or
-    tokens of one text; `buckets`, `hash_seed` and `ngram` matter to `hashed_ngrams` only.
+    tokens of one text, `max_features` of features where it has both; `buckets`, `hash_seed` and `ngram` matter to
+    hashed n-grams only.
     """
 
     student_id: str
     architecture: str
     labels: tuple[str, ...]
-    inputs: Literal["hashed_ngrams", "tokens"]
+    inputs: Literal["hashed_ngrams", "tokens", "joint"]
     temperature: float = 1.0
     max_length: int = 128
+    max_features: int = 1024
     buckets: int = 1 << 17
     hash_seed: int = 0
     ngram: Ngrams = field(default_factory=Ngrams)
@@ -82,6 +85,7 @@ class StudentSpec:
                 inputs=raw["inputs"],
                 temperature=float(raw["temperature"]),
                 max_length=int(raw["max_length"]),
+                max_features=int(raw.get("max_features", 1024)),
                 buckets=int(raw.get("buckets", 1 << 17)),
                 hash_seed=int(raw.get("hash_seed", 0)),
                 ngram=Ngrams(_pair(ngram.get("word", (1, 2))), _pair(ngram.get("char", (3, 5)))),
@@ -89,7 +93,7 @@ class StudentSpec:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: not a usable student description ({error!r}); train the student anew.") from None
-        if spec.inputs not in ("hashed_ngrams", "tokens") or spec.temperature <= 0 or len(spec.labels) < 2:
+        if spec.inputs not in ("hashed_ngrams", "tokens", "joint") or spec.temperature <= 0 or len(spec.labels) < 2:
             raise ModelError(f"{path}: inputs, temperature or labels are out of range; train the student anew.")
         return spec
 
@@ -152,24 +156,30 @@ class Featuriser:
         """`tokenizer_path` is needed where `spec.inputs` is `tokens`. Raises `ModelError`."""
         self._spec = spec
         self._tokenizer: Tokenizer | None = None
-        if spec.inputs == "tokens":
+        if spec.inputs != "hashed_ngrams":
             if tokenizer_path is None:
                 raise ModelError(f"Student {spec.student_id} reads tokens but has no {TOKENIZER_FILE}; train it anew.")
             self._tokenizer = load_tokenizer(tokenizer_path, spec.max_length)
 
     def ids(self, prepared: str) -> NDArray[np.int64]:
-        """Feature or token ids, int64 [n], of a text that `prepare` has been through."""
+        """Token ids, or feature ids where there are no tokens, int64 [n], of a text that `prepare` has been through."""
         if self._tokenizer is not None:
             return np.array(self._tokenizer.encode(prepared).ids, dtype=np.int64)
-        spec = self._spec
-        return hashed_features(prepared, spec.buckets, spec.max_length, hash_seed=spec.hash_seed, ngram=spec.ngram)
+        return self._features(prepared, self._spec.max_length)
 
     def inputs(self, prepared: str) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs by name, each int64 [1, n]."""
         ids = self.ids(prepared)[np.newaxis, :]
-        if self._tokenizer is not None:
-            return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        return {"features": ids}
+        if self._tokenizer is None:
+            return {"features": ids}
+        tokens = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        if self._spec.inputs == "tokens":
+            return tokens
+        return {"features": self._features(prepared, self._spec.max_features)[np.newaxis, :], **tokens}
+
+    def _features(self, prepared: str, most: int) -> NDArray[np.int64]:
+        spec = self._spec
+        return hashed_features(prepared, spec.buckets, most, hash_seed=spec.hash_seed, ngram=spec.ngram)
 
 
 def _pair(value: Any) -> tuple[int, int]:

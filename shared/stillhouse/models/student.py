@@ -114,7 +114,7 @@ class OnnxStudent:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"Student {self.student_id} failed on an input ({_first_line(error)}).") from None
         logits, pooled = (np.asarray(one[0], dtype=np.float32) for one in (found[0], found[-1]))
-        return logits, pooled if len(found) > 1 else None, next(iter(inputs.values())).shape[1]
+        return logits, pooled if len(found) > 1 else None, next(reversed(inputs.values())).shape[1]
 
 
 def _centroids(path: Path) -> NDArray[np.float32] | None:

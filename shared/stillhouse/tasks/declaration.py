@@ -19,7 +19,7 @@ from stillhouse.tasks.section import Section
 from stillhouse.tasks.watching import Audit, Drift
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-Architecture = Literal["hashed_ngrams", "cut_encoder"]
+Architecture = Literal["hashed_ngrams", "cut_encoder", "joint"]
 # What an adjudicator is asked and may answer, at most: 4,000 characters of four bytes and its instruction; 100 tokens.
 ADJUDICATOR_BYTES: Final = 20_000
 ADJUDICATOR_TOKENS: Final = 100
@@ -90,6 +90,7 @@ class Teacher(Section):
 _DEFAULTS: Final[dict[str, dict[str, int]]] = {
     "hashed_ngrams": {"dim": 128, "epochs": 12, "batch_size": 64},
     "cut_encoder": {"epochs": 5, "batch_size": 32},
+    "joint": {"layers": 6, "dim": 128, "epochs": 5, "batch_size": 32},
 }
 
 
@@ -97,9 +98,11 @@ class StudentCandidate(Section):
     """One rung of the ladder, cheapest first. Defaults of training are the architecture's."""
 
     architecture: Architecture
-    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder: transformer layers kept.")
-    buckets: int = Field(default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams: rows of the table.")
-    dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams: embedding width.")
+    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder, joint: transformer layers kept.")
+    buckets: int = Field(
+        default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams, joint: rows of the table."
+    )
+    dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams, joint: embedding width.")
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
     alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
     class_alpha: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

@@ -12,6 +12,7 @@ import torch
 from stillhouse.distill import export as exporting
 from stillhouse.distill.cut_encoder import kept_layers
 from stillhouse.distill.export import Int8Rows, export
+from stillhouse.distill.joint import train_joint, weigh
 from stillhouse.distill.training import TrainedStudent, lower_states, predict, train
 from stillhouse.models.artefact import publish, verify
 from stillhouse.models.encoder import WIDTH
@@ -23,6 +24,7 @@ from tests.unit.distill.toy import LABELS, texts
 
 HASHED = StudentCandidate(architecture="hashed_ngrams", dim=16, epochs=6, batch_size=16)
 CUT = StudentCandidate(architecture="cut_encoder", layers=2, epochs=2, batch_size=16, learning_rate=1e-3)
+JOINT = StudentCandidate(architecture="joint", layers=2, dim=16, epochs=2, batch_size=16, learning_rate=1e-3)
 ODD = ["", "?", "word " * 3000, "日本語 ünïcode \u0000 <email>", "write to me@example.org"]
 
 
@@ -40,14 +42,18 @@ def cut(tmp_path_factory) -> TrainedStudent:
     return learn(CUT, tmp_path_factory.mktemp("cut"))
 
 
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory) -> TrainedStudent:
+    return learn(JOINT, tmp_path_factory.mktemp("joint"))
+
+
 def learn(candidate, folder, kill_after=None) -> TrainedStudent:
     def on_progress(progress) -> None:
         if progress.epoch == kill_after:
             raise Killed
 
-    return train(
-        candidate, LABELS, texts(160), texts(60, seed=1), on_progress=on_progress, checkpoint_dir=folder, seed=0
-    )
+    how = train_joint if candidate.architecture == "joint" else train
+    return how(candidate, LABELS, texts(160), texts(60, seed=1), on_progress=on_progress, checkpoint_dir=folder, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,12 @@ def learn(candidate, folder, kill_after=None) -> TrainedStudent:
     [
         ("hashed", {"features"}, {MODEL_FILE, SPEC_FILE}, 1e6),
         ("cut", {"input_ids", "attention_mask"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, CENTROIDS_FILE}, 20e6),
+        (
+            "joint",
+            {"features", "input_ids", "attention_mask"},
+            {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, CENTROIDS_FILE},
+            25e6,
+        ),
     ],
 )
 def test_the_files_answer_as_the_trained_module_does(
@@ -75,7 +87,7 @@ def test_the_files_answer_as_the_trained_module_does(
     shapes = {name: [dim.dim_value or dim.dim_param for dim in kind.shape.dim] for name, kind in types.items()}
     assert shapes.pop("logits") == [1, len(LABELS)]
     assert types.pop("logits").elem_type == onnx.TensorProto.FLOAT
-    if architecture == "cut":
+    if architecture != "hashed":
         assert types.pop("pooled").elem_type == onnx.TensorProto.FLOAT
         assert shapes.pop("pooled") == [1, WIDTH]
     assert types.keys() == inputs
@@ -101,7 +113,8 @@ def test_less_is_quantised_where_int8_changes_answers(hashed, tmp_path, monkeypa
 
 
 def test_a_graph_that_answers_something_else_is_refused(hashed, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(exporting, "predict", lambda *of: -predict(*of))
+    answered = exporting._logits
+    monkeypatch.setattr(exporting, "_logits", lambda *of: -answered(*of))
     with pytest.raises(ModelError, match="intents-1: the exported graph gives"):
         export(hashed, tmp_path, "intents-1")
 
@@ -138,7 +151,7 @@ def test_more_layers_than_the_encoder_has_are_refused() -> None:
         kept_layers(6, 7)
 
 
-@pytest.mark.parametrize(("architecture", "signals"), [("hashed", 3), ("cut", 5)])
+@pytest.mark.parametrize(("architecture", "signals"), [("hashed", 3), ("cut", 5), ("joint", 5)])
 def test_the_learned_confidence_is_in_the_artefact_and_the_same_wherever_it_is_loaded(
     request, tmp_path, architecture, signals
 ) -> None:
@@ -186,3 +199,34 @@ def test_what_never_changes_in_an_encoder_is_computed_once_and_gives_the_same(cu
     assert np.allclose(at_once, predict(cut.module, lower_states(cut.module, ids), True), atol=1e-4)
     assert cut.centroids.shape == (len(LABELS), WIDTH)
     assert np.allclose(np.linalg.norm(cut.centroids, axis=1), 1)
+
+
+def test_parts_are_weighed_by_what_they_are_worth() -> None:
+    rng = np.random.default_rng(0)
+    answers = rng.integers(0, 3, 400)
+    signal, noise = np.eye(3)[answers], rng.normal(size=(3, 400, 3))
+    logits = np.stack([signal * 2 + noise[0], noise[1], signal + noise[2]])
+    weights = weigh(logits.astype(np.float32), answers)
+    assert weights[0] > weights[2] > weights[1]
+    assert weights[1] < 0.15
+    right = [(part.argmax(axis=1) == answers).mean() for part in (*logits, np.tensordot(weights, logits, axes=1))]
+    assert right[3] > max(right[:3])
+
+
+def test_a_killed_joint_run_goes_on_where_it_was(joint, tmp_path) -> None:
+    parts = []
+
+    def stop(progress) -> None:
+        parts.append(progress.epoch)
+        if parts.count(1) == 2:  # the first epoch of the second part
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_joint(JOINT, LABELS, texts(160), texts(60, seed=1), on_progress=stop, checkpoint_dir=tmp_path, seed=0)
+    said = []
+    again = train_joint(
+        JOINT, LABELS, texts(160), texts(60, seed=1), on_progress=said.append, checkpoint_dir=tmp_path, seed=0
+    )
+    assert [progress.epoch for progress in said] == [2]
+    one, two = joint.module.state_dict(), again.module.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
