@@ -66,6 +66,8 @@ def text(results: Mapping[str, dict[str, Any]]) -> str:
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
         parts.append(f"## {name}\n\n**{QUESTIONS[name]}**\n\n{_method(module)}\n\n{module.show(results[name])}\n")
+        if (note := results[name]["meta"].get("note")) is not None:
+            parts.append(f"Of this run: {note}.\n")
     return "\n".join([*parts, _versions(results), FOOT])
 
 
