@@ -41,7 +41,7 @@ Read this first:
 - The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price
   per call is declared (an LLM's list price), not measured; where "times cheaper" compares measured things, it says CPU.
 - Drift detectors run with their own defaults, and were not tuned to these streams; they promise different things. The
-  clean stretch before the change is of 1,000 audits, which is short for ADWIN; on the real stream it is the quicker one.
+  clean stretch before the change is of 1,000 audits, which is short for ADWIN; on the real stream it is quicker.
 - A dash is a thing that never happened in the run, or was not measured.
 """
 
