@@ -10,34 +10,27 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-import structlog
 
 from services.trainer.remedy import candidate_with
 from services.trainer.states import OUTCOME_FILE
 from stillhouse.bus.jobs import read_json, write_json
 from stillhouse.events import RouteChanged, StudentTrained
+from stillhouse.registry import afterwards
 from stillhouse.store.datasets import erased_datasets
 from stillhouse.tasks import Task
 
+MODULE: Final = "services.trainer.lineage"
 LOGGED_FILE: Final = "mlflow.json"
 ALIAS_FILE: Final = "alias.json"  # the alias that the student should have
-ATTEMPTS: Final = 3
 SETTLE_S: Final = 10.0  # nobody waits for MLflow, and a new student is trained, judged and promoted within seconds
-
-log = structlog.get_logger()
 
 
 async def log_regularly(ended: asyncio.Queue[Path], home: Path) -> None:
     """Log every trained student of `home` that needs it, then those that come in `ended`, until cancelled."""
-    for folder in await asyncio.to_thread(unlogged, home):
-        await _log_one(folder)
-    while True:
-        folder = await ended.get()
-        await asyncio.sleep(SETTLE_S)
-        await _log_one(folder)
+    await afterwards.log_regularly(MODULE, ended, partial(unlogged, home), _is_logged, SETTLE_S)
 
 
 def unlogged(home: Path) -> list[Path]:
@@ -69,25 +62,6 @@ def _is_logged(folder: Path) -> bool:
 
 def _alias(folder: Path) -> str | None:
     return (read_json(folder / ALIAS_FILE) or {}).get("alias")
-
-
-async def _log_one(folder: Path) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
-        if await asyncio.to_thread(_is_logged, folder):
-            return
-        with (folder / "lineage.log").open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.trainer.lineage", str(folder), stdout=output, stderr=output
-            )
-        try:
-            code = await process.wait()
-        except asyncio.CancelledError:
-            process.terminate()
-            raise
-        if code == 0:
-            return
-        log.warning("lineage_not_logged", job_id=folder.name, attempt=attempt, log=str(folder / "lineage.log"))
-        await asyncio.sleep(2.0 * attempt)
 
 
 def _trained(folder: Path) -> dict[str, Any] | None:

@@ -11,9 +11,9 @@ import numpy as np
 from services.validator.cases import Costs, Facts, Outcome, finite_exp
 from stillhouse.economics import pays
 from stillhouse.events import Condition
-from stillhouse.quality.betting import fewest
 from stillhouse.quality.calibration_error import calibration_error
 from stillhouse.quality.eprocess import AgreementTest
+from stillhouse.quality.forecast import fewest
 from stillhouse.quality.slices import SliceFinding, judge_differences, judge_slices
 from stillhouse.tasks import Task
 from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF, Calibration, Cost, Memory, Recall, Size, Slice

@@ -144,6 +144,9 @@ def write_task(plan: Plan, folder: Path, example: Path) -> Task:
             "latency_p99_ms": 1000.0,
             "student_timeout_ms": 2000.0,
         },
+        # A learned confidence escalates most of what is new, and recalibration mends the rest: there would be no broken
+        # promise to see.
+        "cascade": {"confidence": "max_probability", "recalibrate_every": 0},
         "audit": {"pi": sizes.pi},
         "drift": {"average_run_length": sizes.average_run_length},
         "budget": {

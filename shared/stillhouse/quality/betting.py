@@ -14,16 +14,16 @@ number: the lower bound. The upper bound is the lower bound of 1 - x. Scores of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stillhouse.quality.eprocess import Verdict
+from stillhouse.quality.forecast import fewest
 
 _BETS: Final = np.sin((np.arange(32) + 0.5) / 32 * (math.pi / 2)) ** 2  # the quantiles of the arcsine law
-_MAX_MORE: Final = 1_000_000
 
 
 class ScoreTest:
@@ -153,23 +153,6 @@ def mean_lower_bound(scores: ArrayLike, confidence: float, times: float = 1.0) -
 def log_capital(values: NDArray[np.float64], counts: ArrayLike, m: float) -> float:
     """log K(m) of the module's head, for `values` in [0, 1] that came `counts` times."""
     return _log_mean(np.asarray(counts) @ np.log1p(_BETS[None, :] * (values[:, None] / m - 1.0)))
-
-
-def fewest(enough: Callable[[int], bool], largest: int = _MAX_MORE) -> int:
-    """The fewest n >= 1 for which `enough(n)` holds, `largest` at most; `enough` must not fall back once it holds."""
-    high = 1
-    while not enough(high):
-        high *= 2
-        if high >= largest:
-            return largest
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if enough(middle):
-            high = middle
-        else:
-            low = middle
-    return high
 
 
 def _log_mean(logs: NDArray[np.float64]) -> float:

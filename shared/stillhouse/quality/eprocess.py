@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from scipy.special import betaincc, betaln
 
+from stillhouse.quality.forecast import fewest
+
 Verdict = Literal["passed", "failed", "undecided"]
 
-_MAX_MORE = 1_000_000
 _LENTZ_TINY = 1e-300
 
 
@@ -141,19 +142,7 @@ class AgreementTest:
                 return log_evidence_above(agree, disagree, self.floor) >= target
             return log_evidence_above(disagree, agree, 1.0 - self.floor) >= target
 
-        enough = 1
-        while not decided(enough):
-            enough *= 2
-            if enough >= _MAX_MORE:
-                return _MAX_MORE
-        too_few = enough // 2
-        while enough - too_few > 1:
-            middle = (enough + too_few) // 2
-            if decided(middle):
-                enough = middle
-            else:
-                too_few = middle
-        return enough
+        return fewest(decided)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole state as JSON types."""

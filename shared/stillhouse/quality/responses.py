@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 
 from stillhouse.events import Condition
-from stillhouse.quality.betting import ScoreTest, fewest
+from stillhouse.quality.betting import ScoreTest
 from stillhouse.quality.cost_reduction import reduction
 from stillhouse.quality.eprocess import AgreementTest, Verdict
+from stillhouse.quality.forecast import fewest
 from stillhouse.quality.grounding import Catalogue, ungrounded
 from stillhouse.quality.prediction_powered import powered_bounds, powered_mean
 from stillhouse.quality.wins import Outcome, drawn_fairly, non_inferiority, win_rate

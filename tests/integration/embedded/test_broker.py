@@ -15,7 +15,7 @@ from stillhouse.bus.connection import declare_anew, undeclared, write_to_declare
 from stillhouse.bus.incarnation import Incarnation, keys_of
 from stillhouse.bus.said import KEPT, Said
 from stillhouse.embedded.broker import EmbeddedBroker
-from stillhouse.events import CATALOGUE, BudgetEvaluated, Event, InferenceRequested
+from stillhouse.events import CATALOGUE, Event, InferenceRequested, TrainingStarted
 from stillhouse.settings import Kafka
 from tests.faults.outside import read
 from tests.unit.trainer.tasks import gate_failed, trained
@@ -112,7 +112,8 @@ async def test_what_a_service_said_is_in_every_new_log_though_it_was_killed_with
     before = Said(broker.settings, publish, file)
     for number in range(2 * KEPT):
         await before.say(gate_failed(f"s{number}", number))
-    await before.say(BudgetEvaluated(task="intents", strategy="collecting", reason="nobody has to hear it"))
+    nobody_hears = TrainingStarted(task="intents", job_id="j", student_id="s", architecture="a", n_examples=1)
+    await before.say(nobody_hears)
     with file.open("a") as left:
         left.write('{"type": "gate.fai')  # it was killed
 
@@ -128,7 +129,7 @@ async def test_what_a_service_said_is_in_every_new_log_though_it_was_killed_with
                 await asyncio.sleep(0.1)
         failed = await read(broker.settings, "gate.failed")
         assert [event.student_id for event in failed] == [f"s{number}" for number in range(KEPT + 1, 2 * KEPT)]
-        assert await read(broker.settings, "budget.evaluated") == []
+        assert await read(broker.settings, "training.started") == []
     repeating.cancel()
     await asyncio.gather(repeating, return_exceptions=True)
     assert len(file.read_text().splitlines()) == KEPT

@@ -56,14 +56,14 @@ def job(home: Path, task: Task, **changes: Any) -> tuple[Path, dict[str, Any]]:
 
 def test_without_a_drift_every_text_counts_alike(home) -> None:
     folder, told = job(home, TASK)
-    _, train, select, _ = _data(folder, TASK, home, told)
+    _, train, select, _, _ = _data(folder, TASK, home, told)
     assert (len(train), len(select)) == (340, 60)
     assert {text.weight for text in train} == {1.0}
 
 
 def test_after_a_drift_what_came_before_makes_its_share(home) -> None:
     folder, told = job(home, TASK, since=at(199.5).isoformat())
-    _, train, select, _ = _data(folder, TASK, home, told)
+    _, train, select, _, _ = _data(folder, TASK, home, told)
     assert (len(train), len(select)) == (340, 60)
     old = [text.weight for text in train if text.weight < 1.0]
     assert len(old) == 200
@@ -75,7 +75,7 @@ def test_after_a_drift_what_came_before_makes_its_share(home) -> None:
 def test_a_share_of_nothing_leaves_the_old_out(home) -> None:
     task = TASK.model_copy(update={"drift": TASK.drift.model_copy(update={"replay_share": 0.0})})
     folder, told = job(home, task, since=at(199.5).isoformat())
-    _, train, _, _ = _data(folder, task, home, told)
+    _, train, _, _, _ = _data(folder, task, home, told)
     assert len(train) == 140
     assert {text.weight for text in train} == {1.0}
 
