@@ -126,7 +126,7 @@ class Training:
     async def evaluate(self, task: Task) -> Decision:
         """Decide for one task, say so where the decision is new, and enqueue its job where it has one."""
         state = await self._states.get(task)
-        decision = decide(task, state, await self._count(task, state))
+        decision = decide(task.priced(datetime.now(UTC)), state, await self._count(task, state))
         decision = await self._control.weigh(task, decision, state.live)
         announced = f"{state.cause_id}\n{decision.strategy}\n{decision.reason}"
         if announced != state.announced:

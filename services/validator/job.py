@@ -52,7 +52,8 @@ def main(folder: Path) -> int:
             return 0
         job: dict[str, Any] = json.loads((gate / "job.json").read_text(encoding="utf-8"))
         try:
-            task, student = Task.model_validate(job["task"]), StudentTrained.model_validate(job["student"])
+            task = Task.model_validate(job["task"]).priced(datetime.now(UTC))
+            student = StudentTrained.model_validate(job["student"])
             model = OnnxStudent(verify(student.artefact))
             store = Store(Path(job["home"]) / "store")
             if job["kind"] == "shadow":

@@ -91,6 +91,8 @@ def evaluate(
 
 
 def _gate(conditions: Path | None, task: str | None, tenant: str, folder: Path) -> ResponseGate:
+    from datetime import UTC, datetime
+
     from stillhouse.tasks import TaskFileError, load_tasks
     from stillhouse.tasks.responses import DEFAULTS, Agreement, Prices, ResponseGate, read_response_gate
 
@@ -112,7 +114,7 @@ def _gate(conditions: Path | None, task: str | None, tenant: str, folder: Path) 
         alpha=found.gate.alpha,
         condition=tuple(floor if one.kind == "agreement" else one for one in DEFAULTS),
         comparator=found.gate.comparator,
-        prices=Prices(teacher_usd=found.teacher.usd_per_call),
+        prices=Prices(teacher_usd=found.usd_per_call(datetime.now(UTC))),
     )
 
 

@@ -164,6 +164,12 @@ class Task(Section):
         usd = self.prices.usd("usd_per_cpu_hour", at)
         return self.budget.usd_per_cpu_hour if usd is None else usd
 
+    def priced(self, at: datetime) -> Task:
+        """The task with the prices of a moment in the place of the declared ones: what decisions are made with."""
+        teacher = self.teacher.model_copy(update={"usd_per_call": self.usd_per_call(at)})
+        budget = self.budget.model_copy(update={"usd_per_cpu_hour": self.usd_per_cpu_hour(at)})
+        return self.model_copy(update={"teacher": teacher, "budget": budget})
+
     @property
     def key(self) -> str:
         """`<tenant>/<task>`."""

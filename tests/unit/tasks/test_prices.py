@@ -56,6 +56,9 @@ def test_prices_hold_from_their_date_until_they_are_named_again(folder) -> None:
     assert task.usd_per_cpu_hour(at(4)) == 0.04
     assert task.usd_of(at(2), gpu_seconds=60.0, human_minutes=30.0) == pytest.approx(0.05 + 30.0)
     assert task.prices.usd("usd_per_gb_month", at(4)) is None
+    priced = task.priced(at(4))
+    assert (priced.teacher.usd_per_call, priced.budget.usd_per_cpu_hour) == (0.004, 0.04)
+    assert priced.model_copy(update={"teacher": task.teacher, "budget": task.budget}) == task
 
 
 def test_without_a_book_the_task_file_holds(folder) -> None:
