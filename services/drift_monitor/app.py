@@ -17,6 +17,7 @@ from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
+from stillhouse.tasks.comparators import comparisons_of
 
 SOURCE: Final = "/services/drift-monitor"
 
@@ -29,7 +30,7 @@ def build_app(settings: DriftMonitorSettings) -> Service:
     store = Store(settings.home / "store")
     said = Said(settings.kafka, partial(publish, broker, source=SOURCE), settings.home / "said" / "drift-monitor.jsonl")
     states = States(redis, store, settings.drift_monitor_window)
-    looking = Looking(tasks, InputStates(redis), store, said.say)
+    looking = Looking(tasks, InputStates(redis), store, said.say, comparisons_of(tasks, settings.home))
     broker.context.set_global("redis", redis)
     watching = Watching(tasks, states, looking, said.say)
     broker.context.set_global("watching", watching)

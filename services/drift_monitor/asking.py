@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -47,8 +47,13 @@ def asked(state: InputWatch, turn: int, pending: tuple[str, str] | None) -> Inpu
     return state.model_copy(update={"turn": turn, "pending": waiting})
 
 
-def answered(task: Task, state: InputWatch, events: Sequence[InferenceCompleted]) -> InputWatch:
-    """Compare answers with the recorded ones, each once; too many that differ raise a suspicion."""
+def answered(
+    task: Task,
+    state: InputWatch,
+    events: Sequence[InferenceCompleted],
+    same: Callable[[str, str], bool] = exact,
+) -> InputWatch:
+    """Compare answers with the recorded ones, each once; too many that are not the same raise a suspicion."""
     recorded, rise = dict(state.pending), state.rises.get("teacher", Rise())
     detector = (
         RiseDetector.from_dict(rise.detector) if rise.detector else RiseDetector(0.5, task.gate.epsilon, RUN_LENGTH)
@@ -56,7 +61,7 @@ def answered(task: Task, state: InputWatch, events: Sequence[InferenceCompleted]
     for event in events:
         before = recorded.pop(event.request_id, None)
         if before is not None and event.teacher is not None:
-            detector.update(0.0 if exact(before, event.teacher.output) else 1.0)
+            detector.update(0.0 if same(before, event.teacher.output) else 1.0)
     if len(recorded) == len(state.pending):
         return state
     rises = state.rises | {"teacher": Rise(detector=detector.to_dict())}

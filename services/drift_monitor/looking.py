@@ -16,8 +16,10 @@ from services.drift_monitor.novelty import Known
 from services.drift_monitor.standing import Standing
 from services.drift_monitor.suspicions import audits_wanted, dismissed, suspected, wanted_pi
 from stillhouse.events import Event, InferenceAudited, InferenceCompleted
+from stillhouse.quality import exact
 from stillhouse.store import Store
 from stillhouse.tasks import Task
+from stillhouse.tasks.comparators import Comparison
 from stillhouse.telemetry.metrics import metrics
 
 KINDS: Final = ("outputs", "inputs", "novelty", "teacher_version", "teacher", "latency", "cost")
@@ -37,11 +39,14 @@ class Looking:
         states: InputStates,
         store: Store,
         publish: Callable[[Event], Awaitable[None]],
+        comparisons: Mapping[str, Comparison] | None = None,
     ) -> None:
+        """`comparisons` are those of tasks whose answers need not be equal to be the same."""
         self._tasks = tasks
         self._states = states
         self._store = store
         self._publish = publish
+        self._comparisons = comparisons or {}
         self._known: dict[str, tuple[str, Known | None]] = {}  # task key -> student, and what it could know
         for key in tasks:  # from 0: a first suspicion is a rise that an alert sees
             for kind in KINDS:
@@ -88,7 +93,9 @@ class Looking:
 
     async def reasked(self, task: Task, standing: Standing, events: Sequence[InferenceCompleted]) -> None:
         """The teacher's answers to what it was asked again, among others."""
-        state = await self._states.change(task, standing, lambda state: answered(task, state, events))
+        compare = self._comparisons.get(task.key)
+        same = compare.same if compare is not None else exact
+        state = await self._states.change(task, standing, lambda state: answered(task, state, events, same))
         await self._say(task, standing, state)
 
     async def retire(self, task_key: str, student_id: str) -> None:

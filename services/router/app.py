@@ -39,7 +39,7 @@ from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
-from stillhouse.tasks.comparators import Exact, comparator_of
+from stillhouse.tasks.comparators import comparisons_of
 
 
 def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = None) -> Service:
@@ -67,11 +67,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     spending = Spending(tasks, Accounts(redis, ledger_of(store)))
     models: Mapping[str, Model] = teachers if teachers is not None else workers
     meter = Meter("routing", tasks)
-    comparisons = {
-        key: comparator_of(task, settings.home)
-        for key, task in tasks.items()
-        if not isinstance(task.gate.comparator, Exact)
-    }
+    comparisons = comparisons_of(tasks, settings.home)
     answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))

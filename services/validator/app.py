@@ -23,6 +23,7 @@ from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service, writable
 from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
+from stillhouse.tasks.comparators import comparisons_of
 
 SOURCE: Final = "/services/validator"
 
@@ -47,7 +48,7 @@ def build_app(settings: ValidatorSettings) -> Service:
         check_s=settings.validator_check_s,
     )
     reviewing = Reviewing(tasks, store, said.say, look_s=settings.validator_review_s)
-    recalibrating = Recalibrating(tasks, store, said.say, settings.home)
+    recalibrating = Recalibrating(tasks, store, said.say, settings.home, comparisons_of(tasks, settings.home))
     broker.context.set_global("redis", redis)
     broker.context.set_global("gates", gates)
     broker.context.set_global("watching", Watching(tasks, store, StageStates(redis), gates, verdicts))

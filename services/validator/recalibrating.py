@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.validator.recalibration import case_of, recalibrate, unproven
+from services.validator.recalibration import Case, case_of, recalibrate, unproven
 from stillhouse.bus.jobs import read_json, write_json
 from stillhouse.events import (
     Event,
@@ -19,8 +19,10 @@ from stillhouse.events import (
     ThresholdRecalibrated,
     follow_id,
 )
+from stillhouse.quality.agreement import exact
 from stillhouse.store import Store
 from stillhouse.tasks import Task
+from stillhouse.tasks.comparators import Comparison
 
 ROUNDS_FILE: Final = "recalibration.json"
 
@@ -31,12 +33,19 @@ class Recalibrating:
     """One series of rounds for each student, kept in its evaluation's folder; a round is written, then published."""
 
     def __init__(
-        self, tasks: Mapping[str, Task], store: Store, publish: Callable[[Event], Awaitable[None]], home: Path
+        self,
+        tasks: Mapping[str, Task],
+        store: Store,
+        publish: Callable[[Event], Awaitable[None]],
+        home: Path,
+        comparisons: Mapping[str, Comparison] | None = None,
     ) -> None:
+        """`comparisons` are those of tasks whose answers need not be equal to be the same."""
         self._tasks = tasks
         self._store = store
         self._publish = publish
         self._home = home
+        self._comparisons = comparisons or {}
         self._wanted: dict[str, int] = {}  # task key -> audits until there may be a round
         self._dirty: set[str] = set()
 
@@ -80,7 +89,14 @@ class Recalibrating:
         first = (fresh[0]["time"], fresh[0]["audit_id"])
         earlier = [row for row in rows if (row["time"], row["audit_id"]) < first]
         number = len(rounds) + 1
-        found = recalibrate(task, live, [case_of(row) for row in earlier], [case_of(row) for row in fresh], number)
+        compare = self._comparisons.get(task.key)
+        same = compare.same if compare is not None else exact
+
+        def cases() -> tuple[list[Case], list[Case]]:  # a comparator may be a user's own, or run an encoder
+            return [case_of(row, same) for row in earlier], [case_of(row, same) for row in fresh]
+
+        before, now = await asyncio.to_thread(cases)
+        found = recalibrate(task, live, before, now, number)
         event = ThresholdRecalibrated(
             id=follow_id(live.student_id, ThresholdRecalibrated.TYPE, f"{task.key}/{number}"),
             tenant=task.tenant,

@@ -9,7 +9,7 @@ part of the round's share, and a threshold of its own where its audits certify o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,10 +47,13 @@ class Recalibration:
     group_thresholds: dict[str, float] = field(default_factory=dict)
 
 
-def case_of(row: Mapping[str, Any]) -> Case:
-    """A case from an audit in the store."""
+def case_of(row: Mapping[str, Any], same: Callable[[str, str], bool] = exact) -> Case:
+    """A case from an audit in the store; `same` compares the student's answer with the teacher's.
+
+    What the audit itself says will not do: it calls everything agreement that the threshold of then kept back.
+    """
     asked = row["student_output"] is not None and not row["policy"]
-    agrees = not asked or exact(row["student_output"], row["teacher_output"])
+    agrees = not asked or same(row["student_output"], row["teacher_output"])
     return Case(row["student_confidence"] if asked else NEVER_SERVED, agrees, row["group"])
 
 

@@ -14,6 +14,7 @@ from services.validator.recalibrating import Recalibrating
 from stillhouse.events import ArtefactRef, Event, StudentRoute, ThresholdRecalibrated
 from stillhouse.store import AuditRow, RouteRow, Store
 from stillhouse.tasks import Cascade
+from stillhouse.tasks.comparators import Comparison
 from tests.integration.store.rows import at, audit, route
 from tests.unit.validator.audits import audit as audited
 from tests.unit.validator.audits import make_task
@@ -95,6 +96,14 @@ async def test_every_so_many_live_audits_make_a_round_and_none_is_used_twice(sto
     assert (first.n, second.n, first.moved) == (300, 300, True)
     assert first.threshold < 0.9 == first.previous_threshold
     assert first.id != second.id
+
+
+async def test_a_round_compares_answers_as_the_task_does(store: Store, tmp_path: Path) -> None:
+    said = Said()
+    store.append_audits(rows(range(200, 500)))
+    never = Comparison(lambda student, teacher: 0.0)
+    service = Recalibrating({TASK.key: TASK}, store, said, tmp_path, {TASK.key: never})
+    assert (await service.check(TASK)).threshold > 0.9, "nothing that the student says is what the teacher says"
 
 
 async def test_a_round_that_was_not_published_is_published_later_as_it_was(store: Store, tmp_path: Path) -> None:

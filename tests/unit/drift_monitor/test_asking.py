@@ -51,6 +51,14 @@ def test_each_answer_counts_once_and_failures_count_for_nothing() -> None:
     assert answered(TASK, state, replies) == state
 
 
+def test_answers_are_compared_as_the_task_compares_them() -> None:
+    state = asked(InputWatch(), 1, ("c1", "a"))
+    same = answered(TASK, state, [reply("c1", "A")], lambda before, now: before == now.lower())
+    differing = answered(TASK, state, [reply("c1", "A")])
+    counted = [(found.rises["teacher"].detector or {})["exceeded"] for found in (same, differing)]
+    assert counted == [0, 1]
+
+
 def test_only_so_many_checks_wait_for_an_answer() -> None:
     state = InputWatch()
     for turn in range(PENDING + 10):

@@ -139,6 +139,9 @@ def test_requests_of_rules_and_failures_are_the_teachers() -> None:
     assert case_of(row | {"policy": True}) == Case(NEVER_SERVED, True, "g")
     failed = row | {"student_output": None, "student_confidence": None}
     assert case_of(failed) == Case(NEVER_SERVED, True, "g")
+    alike = row | {"teacher_output": "A"}
+    assert case_of(alike) == Case(0.7, False, "g")
+    assert case_of(alike, lambda student, teacher: student == teacher.lower()) == Case(0.7, True, "g")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.booleans())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from stillhouse.tasks.comparators.settings import (
 if TYPE_CHECKING:
     from stillhouse.tasks.declaration import Task
 
-__all__ = ["Comparator", "Comparison", "Exact", "comparator_of", "comparison_of"]
+__all__ = ["Comparator", "Comparison", "Exact", "comparator_of", "comparison_of", "comparisons_of"]
 
 
 def comparator_of(task: Task, home: Path | None = None) -> Comparison:
@@ -29,6 +30,13 @@ def comparator_of(task: Task, home: Path | None = None) -> Comparison:
     Build it once: an `embedding` loads its model and is calibrated here. ValueError in one sentence.
     """
     return comparison_of(task.gate.comparator, home)
+
+
+def comparisons_of(tasks: Mapping[str, Task], home: Path) -> dict[str, Comparison]:
+    """By key, those of the tasks whose answers need not be equal to be the same. ValueError in one sentence."""
+    return {
+        key: comparator_of(task, home) for key, task in tasks.items() if not isinstance(task.gate.comparator, Exact)
+    }
 
 
 def comparison_of(settings: Comparator, home: Path | None = None) -> Comparison:
