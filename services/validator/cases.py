@@ -16,7 +16,8 @@ class Outcome:
     """What the student said about one case, and what the teacher had said.
 
     `agrees` is what the task's comparator says; None, as in outcomes written before it was kept: the labels decide.
-    `champion_loss` is the live student's loss on the same case, where it was asked. `chars` is the input's length.
+    `champion_loss` is the live student's loss on the same case, where it was asked. `chars` is the input's length,
+    `language` its language where the gate asks for it.
     """
 
     case_id: str
@@ -27,6 +28,7 @@ class Outcome:
     time: str | None = None  # RFC 3339, when it was recorded
     group: str | None = None
     chars: int = 0
+    language: str | None = None
     champion_loss: bool | None = None
 
     def served(self, threshold: float) -> bool:

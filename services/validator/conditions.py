@@ -206,6 +206,8 @@ def slice_of(case: Outcome, wanted: Slice) -> str:
     """The slice that a case is in."""
     if wanted.by == "group":
         return f"group {case.group}" if case.group is not None else "no group"
+    if wanted.by == "language":
+        return f"language {case.language}" if case.language is not None else "unknown language"
     if wanted.by == "length":
         edges = (0, *wanted.edges)
         band = max(place for place, edge in enumerate(edges) if case.chars >= edge)

@@ -12,13 +12,14 @@ from services.validator.examination import examine, leaked
 from services.validator.measure import peak_memory
 from stillhouse.events import StudentRoute, StudentTrained
 from stillhouse.models.artefact import folder_of, verify
+from stillhouse.models.language import language_identifier
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
 from stillhouse.quality.self_agreement import repeats, teacher_agreement
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.tasks.comparators import Comparison
-from stillhouse.tasks.conditions import Memory
+from stillhouse.tasks.conditions import Memory, Slice
 from stillhouse.tasks.golden import read_golden
 
 
@@ -59,6 +60,7 @@ def outcomes_of(
     started = time.process_time()
     said = [model.predict_text(row["input"])[:2] for row in rows]
     cpu_each = (time.process_time() - started) / len(rows) if rows else 0.0
+    language_of = _language_of(task)
     outcomes = [
         Outcome(
             row["example_id"],
@@ -69,11 +71,24 @@ def outcomes_of(
             time=row["time"].isoformat(),
             group=row["group"],
             chars=len(row["input"]),
+            language=language_of(row["input"]),
             champion_loss=champion(row["input"], row["output"]) if champion is not None else None,
         )
         for (label, confidence), row in zip(said, rows, strict=True)
     ]
     return outcomes, cpu_each
+
+
+def _language_of(task: Task) -> Callable[[str], str | None]:
+    """What names a text's language, where a condition asks for it."""
+    slices = [wanted for wanted in task.gate.condition if isinstance(wanted, Slice) and wanted.by == "language"]
+    if not slices:
+        return lambda text: None
+    known = {code for wanted in slices for code in wanted.languages}
+    try:
+        return language_identifier(sorted(known) if all(wanted.languages for wanted in slices) else ())
+    except ValueError as error:
+        raise LookupError(f"{task.key}: gate.condition.languages: {error}; use ISO 639-1 codes.") from None
 
 
 def facts_of(

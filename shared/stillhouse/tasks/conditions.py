@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from stillhouse.tasks.section import Section
 
@@ -28,9 +28,12 @@ class Slice(Section):
     """The promise within every slice: agreement where texts are long, in each group, in each week."""
 
     kind: Literal["slice"]
-    by: Literal["length", "group", "day", "week"] = Field(description="What parts the cases into slices.")
+    by: Literal["length", "language", "group", "day", "week"] = Field(description="What parts the cases into slices.")
     floor: float = Field(default=0.9, gt=0, lt=1, description="Of each slice: 1 - P(served and different | slice).")
     edges: tuple[int, ...] = Field(default=(50, 200), description="length: characters at which a new band begins.")
+    languages: tuple[Annotated[str, StringConstraints(pattern="^[a-z]{2,3}$")], ...] = Field(
+        default=(), description="language: ISO 639-1 codes of those that may come; with few of them fewer are mistaken."
+    )
     least_share: float = Field(
         default=0.05, ge=0, lt=1, description="Slices with less of the cases than this are shown, and decide nothing."
     )

@@ -15,6 +15,7 @@ LISTED = [
     {"kind": "recall", "floor": 0.8},
     {"kind": "slice", "by": "length", "floor": 0.8, "edges": [40]},
     {"kind": "slice", "by": "day", "floor": 0.8},
+    {"kind": "slice", "by": "language", "floor": 0.8, "languages": ["en", "de"]},
     {"kind": "cost", "floor": 0.3},
     {"kind": "calibration", "ceiling": 0.4},
     {"kind": "size", "ceiling": 100},
@@ -33,7 +34,12 @@ def test_every_listed_condition_is_judged_and_shown(tmp_path) -> None:
     found = verdicts(result)
     assert result["judgement"]["verdict"] == "passed", result["judgement"]
     assert {"agreement", "coverage", "pays", "cost", "calibration", "size", "memory"} <= found.keys()
-    assert {"recall of order", "agreement in 0-39 characters", "agreement in 2026-03-01"} <= found.keys()
+    assert {
+        "recall of order",
+        "agreement in 0-39 characters",
+        "agreement in 2026-03-01",
+        "agreement in language en",
+    } <= found.keys()
     assert result["account"] == [{"student_id": "s1", "alpha": 0.025, "verdict": "passed"}]
     [memory] = [one for one in result["judgement"]["conditions"] if one["name"] == "memory"]
     assert 20 < memory["estimate"] < 1000

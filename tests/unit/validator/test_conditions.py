@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_slices_by_length_and_time_and_what_is_too_small_for_one() -> None:
     assert "350+ characters (40)" in condition(judged, "agreement in 0-49 characters").note
     weeks = judge(task_with({"kind": "slice", "by": "week", "floor": 0.8}), 0.5, cases, 0.025, COSTS)
     assert condition(weeks, "agreement in week 2026-10").verdict == "passed"
+
+
+def test_slices_by_language_and_texts_that_are_in_none() -> None:
+    many, few = outcomes(800, {"a": 0.0}), outcomes(60, {"a": 0.4})
+    cases = [replace(case, language="en") for case in many]
+    cases += [replace(case, case_id=f"de-{i}", language="de") for i, case in enumerate(few)]
+    cases.append(Outcome("n", "a", 0.9, "a", time=T0.isoformat()))
+    task = task_with({"kind": "slice", "by": "language", "floor": 0.9})
+    judged = judge(task, 0.5, cases, 0.025, COSTS)
+    assert condition(judged, "agreement in language en").verdict == "passed"
+    assert condition(judged, "agreement in language de").verdict == "failed"
+    assert "unknown language (1)" in condition(judged, "agreement in language en").note
 
 
 @given(st.integers(0, 5000), st.lists(st.integers(1, 4000), min_size=1, max_size=6, unique=True).map(sorted))
