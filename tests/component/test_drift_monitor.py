@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -87,6 +88,34 @@ async def test_only_live_audits_of_declared_tasks_count(service_environment) -> 
         redis = service.broker.context.resolve("redis")
         assert await redis.keys("stillhouse:drift:*") == [b"stillhouse:drift:{default/intents}"]
     assert not said
+    await stop(service)
+
+
+@pytest.mark.parametrize(("promise", "alarms"), [("overall", 0), ("selective", 1)])
+async def test_a_promise_about_what_is_served_is_tested_on_that_alone(service_environment, promise, alarms) -> None:
+    file = service_environment / "tasks" / "intents.toml"
+    file.write_text(f'{file.read_text()}\n[cascade]\npromise = "{promise}"\n')
+    # One request in 24 is served and lost, one is served and kept: 4 % of all, half of what is served.
+    audits = [audit(number, loss=number % 24 == 0, would_serve=number % 12 == 0) for number in range(720)]
+    settings = DriftMonitorSettings()
+    service = build_app(settings)
+    said = heard(service)
+    async with TestKafkaBroker(service.broker):
+        await say(service, live(3, "s1"), *audits)
+        found = [event for event in said if isinstance(event, DriftDetected)]
+        assert len(found) == alarms
+        redis = service.broker.context.resolve("redis")
+        state = json.loads(await redis.get("stillhouse:drift:{default/intents}:s1"))
+        served = [item for item in audits if item.would_serve]
+        assert state["detector"]["n"] == (found[0].audits if found else len(audits))
+        # What was lost in Redis is rebuilt from the store by the same count.
+        store = Store(settings.home / "store")
+        store.append_routes([route_row(live(3, "s1"))])
+        store.append_audits([audit_row(item) for item in audits[:72]])
+        await redis.flushall()
+        await say(service, audits[0])
+        rebuilt = json.loads(await redis.get("stillhouse:drift:{default/intents}:s1"))
+        assert rebuilt["detector"]["n"] == (len([item for item in served if item in audits[:72]]) if alarms else 72)
     await stop(service)
 
 
