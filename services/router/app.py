@@ -30,6 +30,7 @@ from stillhouse.bus import (
 from stillhouse.bus.connection import write_to_declared_topics_only
 from stillhouse.bus.consumption import Consumption
 from stillhouse.bus.metering import Meter
+from stillhouse.bus.recorded import until_recorded
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.bus.spending import Accounts, ledger_of
@@ -64,7 +65,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     broker.include_router(build_router(settings.kafka))
     store = Store(settings.home / "store")
     queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
-    spending = Spending(tasks, Accounts(redis, ledger_of(store)))
+    spending = Spending(tasks, Accounts(redis, ledger_of(store), partial(until_recorded, settings.kafka)))
     models: Mapping[str, Model] = teachers if teachers is not None else workers
     meter = Meter("routing", tasks)
     comparisons = comparisons_of(tasks, settings.home)

@@ -1,7 +1,8 @@
 """Asks before every call of a teacher whether the task may pay for it. Tasks without a limit are not asked about.
 
-Where Redis is away, nobody knows what is left: then no teacher is called for a task with a limit (fails closed). A call
-that was sent and brought no answer in time counts in full: its provider may have billed it.
+Where Redis is away, or was emptied and the ledger is behind, nobody knows what is left: then no teacher is called for a
+task with a limit (fails closed). A call that was sent and brought no answer in time counts in full: its provider may
+have billed it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ class Spending:
             refused = await self._reserving.add(call)
         except (RedisError, OSError) as error:
             log.warning("budget_unknown", task=task.key, error=f"{type(error).__name__}: {error}")
-            said = f"what is left of the budget of {task.key} cannot be known while Redis is away; try again later."
+            said = (
+                f"what is left of the budget of {task.key} cannot be known while Redis is away or the ledger is behind "
+                "the log; try again later."
+            )
             metrics().budget_refused.labels(task.key, "unknown").inc()
             until = self._clock() + timedelta(seconds=UNKNOWN_S)
             self._spent[task.key, audit] = (until, said)

@@ -14,6 +14,7 @@ from services.trainer.states import States
 from services.trainer.training import SOURCE, Training
 from stillhouse.bus import make_broker, publish
 from stillhouse.bus.jobs import JobQueue, work
+from stillhouse.bus.recorded import until_recorded
 from stillhouse.bus.redis import connect_redis, restore_regularly
 from stillhouse.bus.said import Said
 from stillhouse.bus.service import Service, writable
@@ -37,7 +38,7 @@ def build_app(settings: TrainerSettings) -> Service:
         queue,
         said.say,
         settings.home,
-        BudgetControl(store, Accounts(redis, ledger_of(store))),
+        BudgetControl(store, Accounts(redis, ledger_of(store), partial(until_recorded, settings.kafka))),
         lease_s=settings.trainer_lease_s,
         evaluate_s=settings.trainer_evaluate_s,
     )

@@ -10,7 +10,8 @@ same: that much, one batch in flight, is what a crash can cost beyond the limit.
 
 A period is named by the date, and what was spent in one is kept for good: a clock that jumps back finds its day as
 spent as it was. Leases run on the same clock; one that is off by more than a lease, in either direction, is over.
-Redis emptied: the sums are read from the ledger again.
+Redis emptied: the sums are read from the ledger again, once it holds everything that is in the log; until then nobody
+knows what is left, and no call is made. What was in flight when Redis was emptied is one batch more.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ return {
 )
 
 Ledger = Callable[[str, datetime, datetime], Awaitable[float]]
+CaughtUp = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,25 @@ class Standing:
 
 
 class Accounts:
-    """The accounts of all tasks. Every method raises `redis.RedisError` and `OSError` where Redis is away."""
+    """The accounts of all tasks.
 
-    def __init__(self, redis: Redis, ledger: Ledger, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """`ledger` gives what a task spent between two moments: asked where Redis knows nothing of a period."""
+    Every method raises `redis.RedisError` and `OSError` where Redis is away, or nobody can know what was spent.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        ledger: Ledger,
+        caught_up: CaughtUp,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`ledger` gives what a task spent between two moments: asked where Redis knows nothing of a period.
+
+        `caught_up` waits until the ledger misses nothing, or raises `OSError`: asked where Redis knows nothing at all.
+        """
         self._redis = redis
         self._ledger = ledger
+        self._caught_up = caught_up
         self._clock = clock
         self._sha: dict[str, str] = {}
 
@@ -245,6 +260,8 @@ class Accounts:
         """Begin the periods of now (or of `day`) with what the ledger knows of them."""
         at = self._clock() if day is None else datetime.fromisoformat(day).replace(tzinfo=UTC)
         account = _keys(task_key)[0]
+        if not await self._redis.exists(account):  # new, or lost: not just a new day
+            await self._caught_up()
         for period in PERIODS:
             field = f"spent:{name_of(period, at)}"
             if not await self._redis.hexists(account, field):  # a month is read once, not every day

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tracer
+from tracer.api import fit, load_router
 from tracer.config import FitConfig
 from tracer.fit import pipeline
 from tracer.fit.surrogate import _candidates
@@ -63,7 +63,7 @@ def main() -> None:
         max_fit_labels=len(learn),
         verbose=False,
     )
-    fitted = tracer.fit(traces, folder / "router", embeddings=learn, config=config)
+    fitted = fit(traces, folder / "router", embeddings=learn, config=config)
     result: dict[str, Any] = {
         "version": {"tracer-llm": version("tracer-llm")},
         "models": sorted(_candidates(len(learn), skip=job["skip"])),
@@ -73,7 +73,7 @@ def main() -> None:
     if fitted.manifest.selected_method is None:
         result |= {"handled": [False] * len(test), "label": [None] * len(test), "broken": 0.0}
     else:
-        router = tracer.load_router(folder / "router")
+        router = load_router(folder / "router")
         said = router.predict_batch(test)
         place = {label: i for i, label in enumerate(router._label_space)}
         truth = np.array([place.get(label, -1) for label in job["test"]])

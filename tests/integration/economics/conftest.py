@@ -31,6 +31,10 @@ class Clock:
         self.now += timedelta(**by)
 
 
+async def nothing_to_wait_for() -> None:
+    """The ledger misses nothing."""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """(url, run): a Valkey, and what runs a coroutine on its loop."""

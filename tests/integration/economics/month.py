@@ -59,6 +59,7 @@ from stillhouse.models.port import Prediction
 from stillhouse.settings import Redis as RedisSettings
 from stillhouse.store import EvaluationRow, LedgerRow, Store
 from stillhouse.tasks import Task
+from tests.integration.economics.conftest import nothing_to_wait_for
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS, A_DAY, AT_ONCE, HOURS = 30, 240, 20, 4
@@ -160,7 +161,7 @@ class World:
 
     def __init__(self, redis: Redis, store: Store) -> None:
         self.now, self.kept, self.store = START, Kept(), store
-        accounts = Accounts(redis, ledger_of(store), self.clock)
+        accounts = Accounts(redis, ledger_of(store), nothing_to_wait_for, self.clock)
         self.accounts = accounts
         self.spending = Spending({TASK.key: TASK}, accounts, self.clock)
         self.control = BudgetControl(store, accounts, self.clock)

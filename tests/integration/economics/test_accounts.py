@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stillhouse.bus.spending import Accounts, Call, ledger_of
 from stillhouse.economics.limits import Limits, begin_of, end_of, name_of, nanos
 from stillhouse.store import LedgerRow, Store
-from tests.integration.economics.conftest import NOON, Clock
+from tests.integration.economics.conftest import NOON, Clock, nothing_to_wait_for
 
 ROOT = Path(__file__).parents[3]
 TASK = "default/intents"
@@ -40,7 +40,7 @@ async def standing(accounts: Accounts) -> tuple[float, float]:
 
 def test_of_many_routers_at_once_exactly_what_fits_is_granted(run) -> None:
     async def work(redis):
-        routers = [Accounts(redis, nothing_spent, Clock()) for _ in range(4)]
+        routers = [Accounts(redis, nothing_spent, nothing_to_wait_for, Clock()) for _ in range(4)]
         asked = [routers[n % 4].reserve([call(n, 0.03)]) for n in range(400)]
         granted = sum(said == [None] for said in await asyncio.gather(*asked))
         return granted, await standing(routers[0])
@@ -52,7 +52,7 @@ def test_of_many_routers_at_once_exactly_what_fits_is_granted(run) -> None:
 
 def test_settling_frees_what_was_not_needed_and_a_refusal_says_what_is_spent(run) -> None:
     async def work(redis):
-        accounts = Accounts(redis, nothing_spent, Clock())
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, Clock())
         assert await accounts.reserve([call(n) for n in range(5)]) == [None] * 5
         [full] = await accounts.reserve([call(9)])
         await accounts.settle([call(n) for n in range(5)], [0.5] * 5)
@@ -66,7 +66,7 @@ def test_settling_frees_what_was_not_needed_and_a_refusal_says_what_is_spent(run
 
 def test_what_is_said_twice_happens_once(run) -> None:
     async def work(redis):
-        accounts = Accounts(redis, nothing_spent, Clock())
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, Clock())
         for _ in range(3):
             assert await accounts.reserve([call(1)]) == [None]
         reserved = await standing(accounts)
@@ -83,7 +83,7 @@ def test_what_is_said_twice_happens_once(run) -> None:
 
 def test_the_next_attempt_takes_a_dead_routers_reservation_over(run) -> None:
     async def work(redis):
-        dead, alive = (Accounts(redis, nothing_spent, Clock()) for _ in range(2))
+        dead, alive = (Accounts(redis, nothing_spent, nothing_to_wait_for, Clock()) for _ in range(2))
         assert await dead.reserve([call(n, token=f"dead-{n}") for n in range(5)]) == [None] * 5
         assert await alive.reserve([call(0, token="alive")]) == [None]  # though nothing else fits
         assert await alive.reserve([call(7)]) != [None]
@@ -99,7 +99,7 @@ def test_the_next_attempt_takes_a_dead_routers_reservation_over(run) -> None:
 def test_a_lease_that_is_over_is_given_back_once_and_a_late_settlement_still_counts(run) -> None:
     async def work(redis):
         clock = Clock()
-        accounts = Accounts(redis, nothing_spent, clock)
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, clock)
         await accounts.reserve([call(n) for n in range(5)])
         clock.forward(seconds=61)
         assert await accounts.reserve([call(9)]) == [None]
@@ -116,10 +116,11 @@ def test_kill_between_reserve_and_settle_leaves_the_account_exact(server, run) -
         import asyncio, sys
         from redis.asyncio import Redis
         from stillhouse.bus.spending import Accounts
+        from tests.integration.economics.conftest import nothing_to_wait_for
         from tests.integration.economics.test_accounts import call, nothing_spent
 
         async def main():
-            accounts = Accounts(Redis.from_url({server[0]!r}), nothing_spent)
+            accounts = Accounts(Redis.from_url({server[0]!r}), nothing_spent, nothing_to_wait_for)
             calls = [call(n) for n in range(4)]
             assert await accounts.reserve(calls) == [None] * 4
             await accounts.settle(calls[:1], [1.0])
@@ -141,7 +142,7 @@ def test_kill_between_reserve_and_settle_leaves_the_account_exact(server, run) -
             process.kill()
             await process.wait()
         clock = Clock(datetime.now(UTC))
-        accounts = Accounts(redis, nothing_spent, clock)
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, clock)
         crashed = await standing(accounts)
         # One request is read again and answered; nobody comes back to the other two.
         assert await accounts.reserve([call(1, token="again")]) == [None]
@@ -156,7 +157,7 @@ def test_kill_between_reserve_and_settle_leaves_the_account_exact(server, run) -
 def test_a_clock_that_jumps_opens_nothing_that_was_spent(run) -> None:
     async def work(redis):
         clock = Clock()
-        accounts = Accounts(redis, nothing_spent, clock)
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, clock)
         limits = Limits(usd_per_day=5.0, usd_per_month=8.0)
         calls = [call(n, limits=limits) for n in range(20)]
 
@@ -182,7 +183,7 @@ def test_a_clock_that_jumps_opens_nothing_that_was_spent(run) -> None:
 def test_a_jump_back_does_not_hold_reservations_for_ever(run) -> None:
     async def work(redis):
         clock = Clock()
-        accounts = Accounts(redis, nothing_spent, clock)
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, clock)
         await accounts.reserve([call(n) for n in range(5)])
         clock.forward(hours=-2)
         return await accounts.reserve([call(9)])
@@ -193,7 +194,7 @@ def test_a_jump_back_does_not_hold_reservations_for_ever(run) -> None:
 def test_what_is_set_aside_before_midnight_is_charged_to_its_day(run) -> None:
     async def work(redis):
         clock = Clock(NOON.replace(hour=23, minute=59, second=59))
-        accounts = Accounts(redis, nothing_spent, clock)
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, clock)
         await accounts.reserve([call(1)])
         clock.forward(seconds=2)
         await accounts.settle([call(1)], [1.0])
@@ -206,7 +207,7 @@ def test_what_is_set_aside_before_midnight_is_charged_to_its_day(run) -> None:
 
 def test_audits_may_spend_what_is_kept_back(run) -> None:
     async def work(redis):
-        accounts = Accounts(redis, nothing_spent, Clock())
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, Clock())
         limits = Limits(usd_per_day=5.0, kept_back=0.2)
         served = await accounts.reserve([call(n, limits=limits) for n in range(6)])
         audits = await accounts.reserve([call(n, limits=limits, audit=True) for n in range(10, 13)])
@@ -228,7 +229,7 @@ def test_an_emptied_redis_knows_from_the_ledger_what_is_spent(run, tmp_path) -> 
     )
 
     async def work(redis):
-        accounts = Accounts(redis, ledger_of(store), clock)
+        accounts = Accounts(redis, ledger_of(store), nothing_to_wait_for, clock)
         first = await accounts.look(TASK, 60)
         await accounts.reserve([call(1)])
         await redis.flushall()
@@ -239,6 +240,32 @@ def test_an_emptied_redis_knows_from_the_ledger_what_is_spent(run, tmp_path) -> 
     first, after = run(work)
     assert first.spent_usd == {"day": 2.5, "month": 6.5}
     assert (after.spent_usd["day"], after.reserved_usd["day"]) == (3.5, 0.0)
+
+
+def test_what_the_ledger_misses_is_waited_for_where_all_was_lost_and_only_there(run) -> None:
+    asked, behind, clock = [], [True], Clock()
+
+    async def caught_up() -> None:
+        asked.append(clock())
+        if behind[0]:
+            raise TimeoutError("the ledger is behind")
+
+    async def work(redis):
+        accounts = Accounts(redis, nothing_spent, caught_up, clock)
+        with pytest.raises(TimeoutError):
+            await accounts.reserve([call(1)])
+        assert not await redis.keys("*budget*"), "nothing is begun that is not known"
+        behind[0] = False
+        assert await accounts.reserve([call(1)]) == [None]
+        assert len(asked) == 2
+        clock.forward(days=1)
+        assert await accounts.reserve([call(2)]) == [None]
+        assert len(asked) == 2, "a new day is no loss"
+        await redis.flushall()
+        await accounts.settle([call(2)], [1.0])
+        assert len(asked) == 3
+
+    run(work)
 
 
 STEPS = st.lists(
@@ -264,7 +291,7 @@ def test_whatever_happens_the_limit_holds_and_every_call_is_paid_once(server, st
         redis = Redis.from_url(url)
         await redis.flushall()
         clock = Clock()
-        accounts = Accounts(redis, nothing_spent, clock)
+        accounts = Accounts(redis, nothing_spent, nothing_to_wait_for, clock)
         open_: dict[int, Call] = {}
         made: dict[str, list[float]] = {}  # day -> what was settled or charged in it
         opened: dict[str, str] = {}  # token -> its day

@@ -12,7 +12,7 @@ from services.trainer.state import TaskState
 from stillhouse.bus.spending import Accounts, ledger_of
 from stillhouse.events import CostIncurred
 from stillhouse.store import LedgerRow, Store
-from tests.integration.economics.conftest import NOON, Clock
+from tests.integration.economics.conftest import NOON, Clock, nothing_to_wait_for
 from tests.unit.trainer.tasks import make_task
 
 ENOUGH = Counts(1000, 1000)
@@ -36,7 +36,7 @@ def test_a_training_waits_for_the_next_day_and_costs_count(run, tmp_path) -> Non
 
     async def work(redis):
         clock = Clock()
-        control = BudgetControl(store, Accounts(redis, ledger_of(store), clock), clock)
+        control = BudgetControl(store, Accounts(redis, ledger_of(store), nothing_to_wait_for, clock), clock)
         decision = decide(task, TaskState(), ENOUGH)
         before = await control.weigh(task, decision, None)
         cost = CostIncurred(id="c", task="intents", cause_id="j", kind="training", usd=0.6, time=NOON)
@@ -66,7 +66,7 @@ def test_a_target_that_holds_without_a_student_trains_none(run, tmp_path) -> Non
 
     async def work(redis):
         clock = Clock()
-        control = BudgetControl(store, Accounts(redis, ledger_of(store), clock), clock)
+        control = BudgetControl(store, Accounts(redis, ledger_of(store), nothing_to_wait_for, clock), clock)
         asked = decide(task, TaskState(), ENOUGH)
         return await control.weigh(task, asked, None), await control.weigh(task, asked, "s1")
 

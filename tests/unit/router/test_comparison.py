@@ -42,7 +42,7 @@ async def test_what_counts_as_the_same_answer(compare, expected) -> None:
         {},
         lambda key: None,
         lambda route: None,
-        Spending(tasks, Accounts(Redis(), lambda *_: 0.0)),  # never asked: the task has no limit
+        Spending(tasks, Accounts(Redis(), lambda *_: 0.0, lambda: None)),  # never asked: the task has no limit
         Meter("routing", tasks),
         comparisons,
     )
