@@ -52,8 +52,8 @@ async def test_nothing_is_spent_beyond_the_limit_whoever_dies(platform, llm) -> 
         await platform.kill("router-2")
         llm.release.set()
         await until(lambda: all(sent.completed for sent in flying), "the calls of the dead, made again")
+        await platform.flush_redis()  # some of what was spent is not in the ledger yet
         rest = await load.send(3 * CALLS, "slow")
-        await platform.flush_redis()  # what was spent is read from the ledger again
         await load.settled()
         # Beyond the limit the teacher is not asked, however often: each gets the error, none waits for ever.
         await load.send(10, "slow")
@@ -67,6 +67,6 @@ async def test_nothing_is_spent_beyond_the_limit_whoever_dies(platform, llm) -> 
         spent = sum(
             row["usd"] for row in await asyncio.to_thread(ledger, platform) if row["task"] == SLOW.split("/")[1]
         )
-        assert spent <= CALLS * PRICE
-        assert CALLS - 5 <= len(answered) <= CALLS
+        assert round(spent, 6) <= round(CALLS * PRICE, 6)
+        assert CALLS - 2 <= len(answered) <= CALLS
         assert llm.asked.total() <= CALLS + KILLED
