@@ -7,8 +7,9 @@ replacement from the test texts, so that the true risk of every threshold is kno
 
 Stillhouse: the students that the trainer makes, with their exported confidence, certified by the walk that `quality`
 has. `stillhouse` is the rung that serves most at half the risk on the select part, which is how a threshold is chosen.
-Peers: an embedding + logistic regression student under the same exact binomial walk; TRACER with its own certificate;
-and, on Stillhouse's best student, an empirical threshold (FrugalGPT, RouteLLM) and MAPIE's Learn-then-Test.
+Peers: an embedding + logistic regression student under the same exact binomial walk; TRACER with its own certificate,
+on these parts, and (`tracer_own_split`) as it splits them itself, which mixes training texts into its calibration; and,
+on Stillhouse's best student, an empirical threshold (FrugalGPT, RouteLLM) and MAPIE's Learn-then-Test.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def systems(of: Parts, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
     failed: dict[str, str] = {}
     embedded = vectors(of)
     with ThreadPoolExecutor(1) as beside:  # a peer on one core, students on the other
-        tracer = beside.submit(_tracer, of, embedded, draws)
+        tracer = beside.submit(_tracer, of, embedded, draws, True)
+        tracer_alone = beside.submit(_tracer, of, embedded, draws, False)
         said = {name: _student(name, of) for name in LADDER}
         best = max(said, key=lambda name: choose_threshold_coverage(said[name]["select"]))
         found["stillhouse"] = judged(said[best], walked(said[best]["select"]), draws) | {"student": best}
@@ -101,7 +103,11 @@ def systems(of: Parts, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
                 name: judged(given, walked(given["select"]), draws) for name, given in as_given.items()
             }
         found["empirical"] = judged(said[best], empirical, draws) | {"student": best}
-        for name, peer in (("mapie_ltt", lambda: _mapie(said[best], draws)), ("tracer", tracer.result)):
+        for name, peer in (
+            ("mapie_ltt", lambda: _mapie(said[best], draws)),
+            ("tracer", tracer.result),
+            ("tracer_own_split", tracer_alone.result),
+        ):
             try:
                 found[name], version = peer()
                 versions |= version
@@ -238,8 +244,10 @@ def _embedding_lr(of: Parts, embedded: dict[str, NDArray[np.float32]]) -> Said:
     return said
 
 
-def _tracer(of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """TRACER's own router, which gets the calibration part to learn from too: it makes its own splits."""
+def _tracer(
+    of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int, same_parts: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """TRACER's own router, on the parts that everybody has, or on its own split of them all."""
     learnt = ("train", "select", "calibration")
     with tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "arrays.npz"
@@ -248,6 +256,7 @@ def _tracer(of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int) -> 
             "arrays": str(arrays),
             "learn": [text.label for part in learnt for text in getattr(of, part)],
             "test": [text.label for text in of.test],
+            "parts": [len(getattr(of, part)) for part in learnt] if same_parts else None,
             "target": 1 - SELECTIVE,
             "skip": SKIPPED,
             "draws": draws,

@@ -33,6 +33,8 @@ HEADINGS = (
     "detector",
     "median delay",
     "never",
+    "before the change",
+    "median delay after 1,000 clean",
     "false alarms in 10,000",
     "real: median delay",
     "real: before the change",
@@ -108,7 +110,7 @@ def _peers(
             ("mapie", MAPIE, "mapie_monitoring.py", {"most": 8 if quick else 20, "p0": p0, "reference": reference}),
         ):
             try:
-                said = peers.run(peer, requirements, program, job | extra, timeout_s=5000)
+                said = peers.run(peer, requirements, program, job | extra, timeout_s=1500)
             except peers.PeerFailed as error:
                 failed[peer] = str(error)
                 continue

@@ -1,9 +1,10 @@
 """TRACER: fits its router on embeddings of everything but the test texts, and answers those.
 
-Job: `arrays` (.npz with `learn` [n, width] and `test` [m, width]), `learn` and `test` (labels), `target`, `skip` (names
-of candidate models left out), `draws` and `drawn` (so many calibration sets of so many cases, with replacement from
-test texts). Result: `handled` and `label` of each test text; `broken` (shares of draws whose threshold, chosen by
-TRACER's own rule, has a true agreement below the target); `models` tried and deployed.
+Job: `arrays` (.npz with `learn` [n, width] and `test` [m, width]), `learn` and `test` (labels), `parts` (how many of
+the learning texts are for training, choosing and calibrating, in their order; null: TRACER splits them itself),
+`target`, `skip` (names of candidate models left out), `draws` and `drawn` (so many calibration sets of so many cases,
+with replacement from test texts). Result: `handled` and `label` of each test text; `broken` (shares of draws whose
+threshold, chosen by TRACER's own rule, has a true agreement below the target); `models` tried and deployed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ from tracer.api import fit, load_router
 from tracer.config import FitConfig
 from tracer.fit import pipeline
 from tracer.fit.surrogate import _candidates
+
+
+def split_as(parts: list[int]) -> Any:
+    """A split in the place of TRACER's own, which would draw its calibration cases from the training texts too."""
+
+    def split(vectors: np.ndarray, labels: np.ndarray, seed: int = 42) -> dict[str, Any]:
+        cuts = np.cumsum(parts)[:-1]
+        said = zip(("train", "val", "cal"), np.split(vectors, cuts), np.split(labels, cuts), strict=True)
+        found = {f"{what}_{name}": value for name, x, y in said for what, value in (("X", x), ("y", y))}
+        return found | {"n_fit": len(vectors)}
+
+    return split
 
 
 def redraw(stages: list[dict[str, Any]], vectors: np.ndarray, truth: np.ndarray, job: dict[str, Any]) -> float | None:
@@ -56,6 +69,8 @@ def main() -> None:
     with traces.open("w", encoding="utf-8") as file:
         for label in job["learn"]:
             file.write(json.dumps({"id": uuid.uuid4().hex, "input": "-", "teacher": label}) + "\n")
+    if job["parts"] is not None:
+        pipeline._split_buffer = split_as(job["parts"])
     config = FitConfig(
         target_teacher_agreement=job["target"],
         frontier_targets=(job["target"],),
