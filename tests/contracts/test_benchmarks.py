@@ -16,6 +16,10 @@ META = {"machine", "commit", "versions", "repeats", "started_at"}
 OVERHEAD = {"cpu_ms_per_request", "p50_ms", "p99_ms", "max_rps"}
 # What a script that compares systems finds in every object of the file, and the systems that must be there.
 SHAPES: dict[str, tuple[set[str], set[str]]] = {
+    "cascade": (
+        {"coverage_at_95", "agreement_at_95", "escalation_at_97", "agreement_at_97", "promise_broken_rate", "n_test"},
+        {"stillhouse", "embedding_lr", "empirical", "mapie_ltt", "tracer"},
+    ),
     "gate": (
         {"false_promotion_rate", "median_cases"},
         {"stillhouse", "fixed_n", "wilson_peeking", "fixed_20"},
