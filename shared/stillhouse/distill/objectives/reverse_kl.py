@@ -1,0 +1,12 @@
+"""KL(q || p): the student says only what the teacher might (Gu et al. 2306.08543, equation 1)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stillhouse.distill.objectives.forward_kl import forward_kl
+
+
+def reverse_kl(p: Tensor, q: Tensor) -> Tensor:
+    """sum_v q_v (log q_v - log p_v) [...], of log-probabilities `p`, `q` [..., V]."""
+    return forward_kl(q, p)
