@@ -269,6 +269,8 @@ def _tracer(
     # It promises agreement among the served only, and its deferred answers are not known.
     entry |= {"escalation_at_97": None, "agreement_at_97": None, "agreement_without_threshold": None}
     entry["promise_broken"]["overall"] = None
+    if not same_parts:  # its calibration cases are of another kind than those that could be drawn again
+        entry |= {"promise_broken_rate": None, "promise_broken": None}
     entry |= {key: found[key] for key in ("models", "method", "coverage_claimed")}
     return entry, found["version"]
 

@@ -28,14 +28,12 @@ HEAD = """# Benchmarks
 
 Read this first:
 
-- One machine, shared with other work while most of this ran: the load averages are below. Counts, shares, ratios and
-  CPU time can be compared between machines; seconds and milliseconds of waiting, and requests a second, only with what
-  stands beside them in the same table.
+- One virtual machine of 2 cores; `bus`, `recovery` and `loop` ran alone on it, others beside each other (the load
+  averages are below). Its speed changes by half within minutes, with what else its host does: counts, shares and ratios
+  can be compared between machines; CPU time, waiting and requests a second only with what stands beside them.
 - Intervals are exact 95 % intervals (Clopper-Pearson) where they are of shares, and the range over repeats elsewhere.
 - `bus` has the Kafka path only. There is no OpenAI-compatible edge yet, so LiteLLM and TensorZero, its peers, did not
   run. The model in it is a wait of 5 ms, which computes nothing.
-- `bus` ran on a machine that ten other programs kept busy: its waiting times, and its most requests a second, are those
-  of a starved machine and say little. Its CPU times and ratios stand.
 - `bus`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no disk.
   Apache Kafka was not measured.
 - The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price

@@ -71,7 +71,7 @@ async def _run(quick: bool) -> dict[str, Any]:
             for target in TARGETS:
                 trials[target].append(await _trial(platform, target, 100 * repeat + len(trials[target])))
                 print(f"{target}, {repeat + 1} of {repeats}: {trials[target][-1]}", flush=True)
-        unsound = await asyncio.to_thread(unsound_jobs, platform)
+        unsound = await unsound_jobs(platform)
         unsound += await unsound_events(platform) + await unsound_tests(platform)
     result: dict[str, Any] = {f"stillhouse_{name.replace('-', '_')}": _over(of) for name, of in trials.items()}
     result["idle"] = idle
@@ -198,7 +198,7 @@ async def _doubled(platform: Platform, load: Load) -> list[str]:
     """What is wrong and stays so: a store that is being written to shows one table ahead of the other."""
     end = time.monotonic() + SETTLED_S
     while True:
-        wrong = await asyncio.to_thread(unsound_store, platform, load)
+        wrong = await unsound_store(platform, load)
         if not wrong or time.monotonic() > end:
             return wrong + await _said_differently(platform, load)
         await asyncio.sleep(1.0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,6 +20,7 @@ from tests.faults.platform import PATIENCE_S, Platform, until
 
 FAST, SLOW = "default/fast", "default/slow"
 PRICE = 0.01
+SETTLED_S = 60.0  # what the slowest consumer may be behind
 
 
 async def read(kafka: Kafka, topic: str) -> list[Event]:
@@ -68,8 +70,30 @@ def ledger(platform: Platform) -> list[dict[str, Any]]:
     return list(platform.store.ledger().to_pylist())
 
 
-def unsound_store(platform: Platform, load: Load) -> list[str]:
-    """What is wrong in the store: anything twice, a wrong price, an entry of a request that nobody sent."""
+async def lasting(look: Callable[[], Awaitable[list[str]]]) -> list[str]:
+    """What `look` still finds after a while: what is under way is in one place before the other, a fault stays."""
+    end = time.monotonic() + SETTLED_S
+    while (found := await look()) and time.monotonic() < end:
+        await asyncio.sleep(0.5)
+    return found
+
+
+async def unsound_store(platform: Platform, load: Load) -> list[str]:
+    """What is wrong in the store: anything twice, a wrong price, an audit that is not in the ledger."""
+    return await lasting(lambda: asyncio.to_thread(_wrong_in_store, platform, load))
+
+
+async def unsound_jobs(platform: Platform) -> list[str]:
+    """What is wrong with training: more than one student or one end of a job, an artefact of no job."""
+    return await lasting(lambda: asyncio.to_thread(_wrong_in_jobs, platform))
+
+
+async def unsound_tests(platform: Platform) -> list[str]:
+    """What is wrong with the sequential tests in Redis: more cases counted than audits seen."""
+    return await lasting(lambda: _wrong_in_tests(platform))
+
+
+def _wrong_in_store(platform: Platform, load: Load) -> list[str]:
     wrong = []
     entries = ledger(platform)
     requests = [row for row in entries if row["kind"] == "request"]
@@ -102,8 +126,7 @@ def unsound_store(platform: Platform, load: Load) -> list[str]:
     return wrong
 
 
-def unsound_jobs(platform: Platform) -> list[str]:
-    """What is wrong with training: more than one student or one end of a job, an artefact of no job."""
+def _wrong_in_jobs(platform: Platform) -> list[str]:
     wrong, students = [], set()
     for path in (platform.home / "jobs").glob("*/job.json"):
         job = json.loads(path.read_text())
@@ -135,8 +158,7 @@ async def unsound_events(platform: Platform) -> list[str]:
     return wrong + [f"student {student} has alarms {ids}" for student, ids in alarms.items() if len(ids) > 1]
 
 
-async def unsound_tests(platform: Platform) -> list[str]:
-    """What is wrong with the sequential tests in Redis: more cases counted than audits seen."""
+async def _wrong_in_tests(platform: Platform) -> list[str]:
     wrong = []
     async with platform.redis() as redis:
         keys = [key async for key in redis.scan_iter("stillhouse:drift:{*}:*")]

@@ -179,8 +179,7 @@ async def _play(platform: Platform, llm: SlowLlm, seconds: float, seed: int, say
             await recorded(platform, load, gone)
         except AssertionError as error:
             wrong.append(str(error))
-        wrong += await asyncio.to_thread(unsound_store, platform, load)
-        wrong += await asyncio.to_thread(unsound_jobs, platform)
+        wrong += await unsound_store(platform, load) + await unsound_jobs(platform)
         wrong += await unsound_events(platform) + await unsound_tests(platform)
         if raging.faults.pop("SIGTERM not drained", 0):
             wrong.append("a service did not end within 15 s of SIGTERM")

@@ -63,7 +63,7 @@ async def test_nothing_is_spent_beyond_the_limit_whoever_dies(platform, llm) -> 
         assert len(answered) + len(refused) == 20 + KILLED + len(rest)
         assert set(refused) == {"budget"}
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
         spent = sum(
             row["usd"] for row in await asyncio.to_thread(ledger, platform) if row["task"] == SLOW.split("/")[1]
         )

@@ -94,7 +94,7 @@ async def test_a_group_of_routers_shares_the_load_and_loses_nothing(platform, ll
             await load.settled()
         assert len(load.answered()) == len(load.sent)
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
     for name in names[1:]:
         if platform.members[name].pid is not None:
             await platform.terminate(name)

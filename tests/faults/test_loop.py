@@ -113,15 +113,15 @@ async def test_a_student_goes_live_once_though_every_service_is_killed_on_its_wa
         await until(all_stored, f"{len(live_audits)} audits in the store", every=0.5)
         await until(all_counted, f"{len(live_audits)} audits in the drift test")
         assert await unsound_tests(platform) == []
-        assert unsound_jobs(platform) == []
+        assert await unsound_jobs(platform) == []
 
         await an_alarm_is_said_once(platform, next(e for e in said if e.id in live_audits))  # type: ignore[arg-type]
         await load.send(20)
         await load.settled()
         assert len(load.answered()) == len(load.sent)
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
-        assert unsound_jobs(platform) == []
+        assert await unsound_store(platform, load) == []
+        assert await unsound_jobs(platform) == []
         assert await unsound_events(platform) == []
         await platform.ready()
 

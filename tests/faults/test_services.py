@@ -44,7 +44,7 @@ async def test_a_router_killed_with_slow_calls_in_flight_answers_everything_once
         assert len(load.answered()) == len(load.sent)
         assert max(llm.asked.values()) <= 2  # once more for the killed call, and never again
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
 
 
 async def test_an_observer_killed_between_effect_and_acknowledgement_stores_nothing_twice(platform) -> None:
@@ -67,7 +67,7 @@ async def test_an_observer_killed_between_effect_and_acknowledgement_stores_noth
             return await platform.metric("observer", "stillhouse_duplicates_suppressed_total") > 0
 
         await until(again, "records that the killed observer had stored already")
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
 
 
 async def test_sigterm_drains_within_15_s_and_loses_nothing(platform, llm) -> None:
@@ -83,7 +83,7 @@ async def test_sigterm_drains_within_15_s_and_loses_nothing(platform, llm) -> No
         await load.settled()
         assert all(sent.answered for sent in stuck)
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
         await platform.ready()
 
 
@@ -110,7 +110,7 @@ async def test_sigterm_ends_every_service_within_15_s_though_the_broker_hangs(pl
         await load.settled()
         assert all(sent.answered for sent in stuck)
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
         await platform.ready()
 
 
@@ -126,7 +126,7 @@ async def test_a_redis_that_is_emptied_or_restarted_under_load_loses_no_request(
         await load.settled()
         assert len(load.answered()) == len(load.sent)
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
         await platform.ready()
 
 
@@ -155,7 +155,7 @@ async def test_a_poison_storm_stops_consumption_with_a_clear_sign_and_it_resumes
         await until(lambda: platform.is_ready(reader), "consuming again")
         assert await platform.metric(reader, letters) <= before + 600
         assert "consumption_resumed" in platform.log(reader)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
 
 
 async def test_a_restarted_broker_loses_nothing_in_silence_and_services_recover_without_help(platform, llm) -> None:
@@ -184,7 +184,7 @@ async def test_a_restarted_broker_loses_nothing_in_silence_and_services_recover_
         assert {name: member.pid for name, member in platform.members.items()} == pids  # nobody had to be restarted
         said = {event.request_id for event in await read(platform.settings.kafka, InferenceCompleted.TYPE)}  # type: ignore[attr-defined]
         assert said <= {sent.request.id for sent in load.sent.values()}
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
 
 
 async def test_a_second_router_takes_over_partitions_and_not_what_is_in_flight(platform, llm) -> None:
@@ -213,4 +213,4 @@ async def test_a_second_router_takes_over_partitions_and_not_what_is_in_flight(p
         await load.send(20)
         await load.settled()
         await recorded(platform, load)
-        assert unsound_store(platform, load) == []
+        assert await unsound_store(platform, load) == []
