@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from stillhouse.events import (
     StudentRoute,
     follow_id,
 )
+from stillhouse.models.chat.completion import ChatModel
+from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import Model, ModelError
 from stillhouse.models.rules import EscalationRules
 from stillhouse.quality.agreement import exact
@@ -66,7 +69,7 @@ class Answering:
     def __init__(
         self,
         tasks: Mapping[str, Task],
-        teachers: Mapping[str, Model],
+        teachers: Mapping[str, Model | ChatModel],
         route_of: Callable[[str], RouteChanged | None],
         student_of: Callable[[StudentRoute], Model | None],
         spending: Spending,
@@ -105,6 +108,8 @@ class Answering:
                 "too_large",
                 f"the input has {len(request.input):,} characters; task {task.key!r} takes {task.max_input_chars:,}.",
             )
+        if (mistake := _unreadable(task, request)) is not None:
+            return _failed(request, "bad_input", mistake)
         self._meter.count(task.key)
         if (refusal := self._spending.refusal(task)) is not None:
             return _failed(request, "budget", refusal)
@@ -126,7 +131,7 @@ class Answering:
                         task,
                         request.id,
                         lambda answer: answer.cost_usd,
-                        lambda: self._priced(task, _predict(teacher, request.input, started)),
+                        lambda: self._priced(task, _predict(teacher, request, started)),
                         audit=audit,
                     )
             except BudgetSpent as error:
@@ -157,7 +162,7 @@ class Answering:
             span.set_attribute(names.ATTR_STUDENT_ID, student.student_id)
             try:
                 async with asyncio.timeout(timeout):
-                    answer = await _predict(model, request.input, started)
+                    answer = await _predict(model, request, started)
             except TimeoutError:
                 return _Said(None, error=f"student {student.student_id} did not answer within {timeout:g} s")
             except ModelError as error:
@@ -220,6 +225,7 @@ class _Call:
         completed = _completed(
             self._request,
             input=self._request.input,
+            input_type=self._request.input_type,
             output=said.answer.output,
             served_by="student" if served_by_student else "teacher",
             reason=reason,
@@ -299,6 +305,7 @@ class _Call:
             task=request.task,
             request_id=request.id,
             input=request.input,
+            input_type=request.input_type,
             student_id=audit.student.student_id,
             artefact_sha256=audit.student.artefact.sha256,
             stage=audit.stage,
@@ -317,8 +324,23 @@ class _Call:
         )
 
 
-async def _predict(model: Model, text: str, started: float) -> Answer:
-    [prediction] = await model.predict([text])
+def _unreadable(task: Task, request: InferenceRequested) -> str | None:
+    """Why the input is none that the task takes; None: it is one."""
+    if request.input_type == "text":
+        return None
+    if task.kind == "classify":
+        return f"task {task.key!r} classifies one text; send it as `input`, with `input_type` `text`."
+    try:
+        ChatRequest.of(request.input_type, request.input)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+async def _predict(model: Model | ChatModel, request: InferenceRequested, started: float) -> Answer:
+    if isinstance(model, ChatModel):
+        return await _complete(model, request, started)
+    [prediction] = await model.predict([request.input])
     return Answer(
         output=prediction.output,
         confidence=prediction.confidence,
@@ -327,6 +349,20 @@ async def _predict(model: Model, text: str, started: float) -> Answer:
         latency_ms=(time.perf_counter() - started) * 1000,
         cpu_ms=prediction.cpu_ms,
         cost_usd=prediction.cost_usd,
+    )
+
+
+async def _complete(model: ChatModel, request: InferenceRequested, started: float) -> Answer:
+    said = await model.complete(ChatRequest.of(request.input_type, request.input))
+    return Answer(
+        output=said.as_output(),
+        confidence=1.0 if said.log_prob is None else math.exp(said.log_prob),
+        model=model.version,
+        latency_ms=(time.perf_counter() - started) * 1000,
+        cost_usd=said.cost_usd,
+        input_tokens=said.input_tokens,
+        output_tokens=said.output_tokens,
+        finish_reason=said.finish_reason,
     )
 
 

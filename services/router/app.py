@@ -11,6 +11,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from services.router.answering import Answering
 from services.router.control import RouteController
 from services.router.done import DoneMarks
+from services.router.edge.app import Edge
+from services.router.edge.server import serve
 from services.router.handlers import build_router
 from services.router.intake import GROUP, SOURCE, Intake
 from services.router.parked import GROUP as PARKED
@@ -34,7 +36,9 @@ from stillhouse.bus.recorded import until_recorded
 from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.bus.spending import Accounts, ledger_of
-from stillhouse.events import Event, RouteChanged, StudentRoute, now
+from stillhouse.events import Event, InferenceCompleted, InferenceRequested, RouteChanged, StudentRoute, now
+from stillhouse.models.chat.completion import ChatModel
+from stillhouse.models.chat.teachers import chat_teacher
 from stillhouse.models.port import Model
 from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
@@ -43,13 +47,15 @@ from stillhouse.tasks import load_tasks
 from stillhouse.tasks.comparators import comparisons_of
 
 
-def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = None) -> Service:
+def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel] | None = None) -> Service:
     """The router as a service that has not started yet. `teachers` by task key; None: the tasks' own, in workers.
 
-    Raises `TaskFileError`.
+    Raises `TaskFileError` and `ModelError`.
     """
     tasks = load_tasks(settings.tasks)
-    workers = {key: WorkerModel.teacher(task, settings.home) for key, task in tasks.items()} if teachers is None else {}
+    fitted = {key: task for key, task in tasks.items() if teachers is None and task.kind == "classify"}
+    workers = {key: WorkerModel.teacher(task, settings.home) for key, task in fitted.items()}
+    chats = {key: chat_teacher(task) for key, task in tasks.items() if teachers is None and task.kind == "generate"}
 
     def student(route: StudentRoute, of: RouteChanged) -> WorkerModel:
         price = tasks[of.task_key].usd_per_cpu_hour(now()) if of.task_key in tasks else 0.0
@@ -66,18 +72,21 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
     store = Store(settings.home / "store")
     queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
     spending = Spending(tasks, Accounts(redis, ledger_of(store), partial(until_recorded, settings.kafka)))
-    models: Mapping[str, Model] = teachers if teachers is not None else workers
+    models: Mapping[str, Model | ChatModel] = teachers if teachers is not None else workers | chats
     meter = Meter("routing", tasks)
     comparisons = comparisons_of(tasks, settings.home)
     answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
+    with_edge = settings.router_edge_port is not None
+    edge = Edge(tasks, intake.ask, settings.router_edge_keys, bound)
 
     async def start_teachers() -> None:
         await asyncio.gather(*(worker.start() for worker in workers.values()))
 
     async def close_models() -> None:
-        await asyncio.gather(students.close(), *(worker.close() for worker in workers.values()))
+        models = (*workers.values(), *chats.values())
+        await asyncio.gather(students.close(), *(model.close() for model in models))
 
     return Service(
         name="router",
@@ -86,6 +95,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model] | None = N
             intake.run,
             partial(table.guard, say),
             spending.settle_regularly,
+            *([partial(serve, edge.app(), settings.router_edge_host, settings.router_edge_port)] if with_edge else []),
             *([partial(_unpark, settings.kafka, say, spending)] if queues else []),
             partial(meter.report_regularly, say),
         ],
@@ -117,6 +127,12 @@ class _Intake:
             self._consumer, self._producer, self._answering.answer, self._marks, self._bound, self._consumption
         )
         await self._intake.run()
+
+    async def ask(self, request: InferenceRequested, traceparent: str) -> InferenceCompleted:
+        """The answer to a request of the edge. Raises `OSError` before the router is ready, and what `Intake` raises."""
+        if self._intake is None:
+            raise OSError("the router is starting")
+        return await self._intake.ask(request, traceparent)
 
     async def drain(self, grace: float) -> None:
         if self._intake is not None:

@@ -78,6 +78,34 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             for task in working:
                 task.cancel()
 
+    async def ask(self, request: InferenceRequested, traceparent: str) -> InferenceCompleted:
+        """The answer to a request that did not come through the topic; it is recorded as those are.
+
+        Whoever waits may go; the call goes on. Raises what kept the answer from being written.
+        """
+        heard: asyncio.Future[InferenceCompleted] = asyncio.get_running_loop().create_future()
+        call = asyncio.create_task(self._asked(request, traceparent, heard))
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+        return await heard
+
+    async def _asked(
+        self, request: InferenceRequested, traceparent: str, heard: asyncio.Future[InferenceCompleted]
+    ) -> None:
+        def hear(completed: InferenceCompleted) -> None:
+            if not heard.done():
+                heard.set_result(completed)
+
+        try:
+            await self._route(request, traceparent, hear)
+        except Exception as error:  # nobody reads it again: its client does
+            log.warning("direct_request_failed", event_id=request.id, error=f"{type(error).__name__}: {error}")
+            if not heard.done():
+                heard.set_exception(error)
+        finally:
+            if not heard.done():  # parked, or cut short by the end of the router
+                heard.set_exception(OSError("the router ends"))
+
     async def drain(self, grace: float) -> None:
         """Finish what is in flight within `grace` seconds, and commit what is done; the rest is read again."""
         if self._calls:
@@ -152,6 +180,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         self._consumption.count(record.topic, 1, 0)
         assert isinstance(request, InferenceRequested)
+        await self._route(request, header(record.headers, "traceparent"))
+
+    async def _route(
+        self, request: InferenceRequested, given: str | None, hear: Callable[[InferenceCompleted], None] | None = None
+    ) -> None:
         # The same id twice at once: the second waits for the first, and then finds its answer.
         while (first := self._first.get(request.id)) is not None:
             await asyncio.wait([first])
@@ -159,24 +192,30 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self._first[request.id] = mine
         try:
             # Answer and audits of one request are of one trace, whether or not its sender began one.
-            given = span_context_of(header(record.headers, "traceparent"))
-            parent = given or span_context_of(new_traceparent())
+            parent = span_context_of(given) or span_context_of(new_traceparent())
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent else None
             with self._tracer.start_as_current_span(names.SPAN_ROUTE, context=context) as span:
                 span.set_attribute(names.ATTR_REQUEST_ID, request.id)
                 span.set_attribute(names.ATTR_TASK, request.task_key)
                 # Of this record's own asyncio task, which ends with it: nothing is to be unbound.
                 bind_contextvars(event_id=request.id, task=request.task_key)
-                await self._once(request, traceparent_of(span))
+                await self._once(request, traceparent_of(span), hear)
         finally:
             del self._first[request.id]
             mine.set_result(None)
 
-    async def _once(self, request: InferenceRequested, traceparent: str | None) -> None:
+    async def _once(
+        self,
+        request: InferenceRequested,
+        traceparent: str | None,
+        hear: Callable[[InferenceCompleted], None] | None,
+    ) -> None:
         known = await self._done.begin(request.id)
         if known is not None:
             metrics().duplicates_suppressed.labels("router").inc()
             await self._say(known, traceparent, request.reply_to)
+            if hear is not None:
+                hear(known)
             return
         try:
             with metrics().in_flight.track_inprogress():
@@ -186,6 +225,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._done.give_up(request.id)
                     return
                 answer = await self._say(answered.completed, traceparent, request.reply_to)
+                if hear is not None:
+                    hear(answered.completed)
                 _count(answered.completed)
                 for audited in await answered.audits():
                     await self._say(audited, traceparent)

@@ -49,6 +49,8 @@ def decide(task: Task, state: TaskState, counts: Counts) -> Decision:
     waiting: Strategy = "distilled" if state.live else ("fallback_teacher" if state.drifted else "collecting")
     if task.criticality == "high":
         return Decision("no_change", 'the task is marked criticality = "high": only the teacher answers', numbers)
+    if not task.students:
+        return Decision("no_change", "the task declares no student: the teacher answers everything", numbers)
     if state.job_id is not None:
         return Decision(waiting, "a student is being trained", numbers)
     if state.forced is not None:

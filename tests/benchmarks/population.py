@@ -22,7 +22,7 @@ from stillhouse.distill.data import LabelledText
 from stillhouse.models.student import OnnxStudent
 from stillhouse.models.teacher import EnsembleTeacher, fit_teacher
 from stillhouse.tasks import Task
-from stillhouse.tasks.declaration import StudentCandidate, Teacher
+from stillhouse.tasks import StudentCandidate, Teacher
 from tests.benchmarks.data import Data, load, shared
 from tests.benchmarks.peers import HOME
 

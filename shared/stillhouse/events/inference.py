@@ -22,12 +22,18 @@ Reason = Literal[
 ]
 
 
+InputType = Literal["text", "chat"]
+
+
 class InferenceRequested(Event):
     """One request. Its `id` is the request id and the record's key; the same id twice is answered once."""
 
     TYPE: ClassVar[str] = "inference.requested"
 
     input: str = Field(min_length=1, description="The text to be answered.")
+    input_type: InputType = Field(
+        default="text", description="`chat`: the input is the JSON of a chat completion request, with its messages."
+    )
     purpose: Literal["serve", "backfill", "gate"] = Field(default="serve", description="Why it is asked.")
     pin: Literal["teacher"] | None = Field(default=None, description="`teacher`: do not route, do not audit.")
     reply_to: str | None = Field(
@@ -64,6 +70,11 @@ class Answer(Value):
     latency_ms: float = Field(ge=0.0, description="Waiting and computing, as the router saw it.")
     cpu_ms: float = Field(default=0.0, ge=0.0, description="CPU time of the model's process for this input.")
     cost_usd: float = Field(default=0.0, ge=0.0, description="Price of this call: list price or measured CPU.")
+    input_tokens: int = Field(default=0, ge=0, description="Of a model that writes; 0: not known.")
+    output_tokens: int = Field(default=0, ge=0)
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = Field(
+        default=None, description="Of a model that writes. `tool_calls`: the output is JSON of content and calls."
+    )
 
 
 class Failure(Value):
@@ -82,6 +93,7 @@ class InferenceCompleted(Event):
     status: Literal["ok", "error"] = "ok"
     failure: Failure | None = None
     input: str = ""
+    input_type: InputType = "text"
     output: str | None = None
     served_by: Literal["teacher", "student"] | None = None
     reason: Reason | None = None
@@ -111,6 +123,7 @@ class InferenceAudited(Event):
 
     request_id: str
     input: str
+    input_type: InputType = "text"
     student_id: str
     artefact_sha256: str = Field(description="Of the artefact that answered.")
     stage: Literal["shadow", "canary", "live"]

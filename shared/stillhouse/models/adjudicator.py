@@ -15,7 +15,7 @@ import structlog
 
 from stillhouse.economics.tokens import token_usd
 from stillhouse.models.port import Prediction
-from stillhouse.tasks.declaration import Adjudicator as AdjudicatorSettings
+from stillhouse.tasks.teachers import Adjudicator as AdjudicatorSettings
 from stillhouse.tasks.declaration import Task
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class Adjudicator:
 
 def adjudicator_of(task: Task) -> Adjudicator | None:
     """The task's adjudicator, or None, said in the log, where the task has none."""
-    if task.teacher.adjudicator is None:
+    if task.ensemble.adjudicator is None:
         log.info("adjudicator left out: the task file has no [teacher.adjudicator]", task=task.key)
         return None
-    return Adjudicator(task.teacher.adjudicator, task.description)
+    return Adjudicator(task.ensemble.adjudicator, task.description)
 
 
 def _read(reply: Any) -> tuple[str | None, int, int]:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from stillhouse.tasks.declaration import EscalationRule
+from stillhouse.tasks.teachers import EscalationRule
 
 # What typing, copying and hiding put between and into words. Zero-width characters go, quotes become plain.
 _PLAIN = {

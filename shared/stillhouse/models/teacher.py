@@ -58,7 +58,7 @@ class SeedRow:
 
 def read_seed(task: Task) -> list[SeedRow]:
     """The task's seed, in order, repeated rows once. Raises `ModelError` that names the line and the mend."""
-    path = task.teacher.seed
+    path = task.ensemble.seed
     known = set(task.labels)
     rows: dict[SeedRow, None] = {}
     for number, line in enumerate(_seed_bytes(task).decode("utf-8", errors="replace").split("\n"), start=1):
@@ -86,7 +86,7 @@ def read_seed(task: Task) -> list[SeedRow]:
 
 def teacher_folder(task: Task, home: Path) -> Path:
     """`<home>/teachers/<tenant>/<task>/<hash of seed and configuration>/`; reads the seed. Raises `ModelError`."""
-    parts = (FIT_VERSION, encoder_folder(home, task.teacher.encoder).name, task.labels)
+    parts = (FIT_VERSION, encoder_folder(home, task.ensemble.encoder).name, task.labels)
     digest = hashlib.sha256(json.dumps(parts).encode())
     digest.update(_seed_bytes(task))
     return home / "teachers" / task.tenant / task.name / digest.hexdigest()[:16]
@@ -94,7 +94,7 @@ def teacher_folder(task: Task, home: Path) -> Path:
 
 def teacher_version(task: Task, folder: Path) -> str:
     """Names everything that decides the teacher's answers: head, rules and adjudicator."""
-    adjudicator = task.teacher.adjudicator
+    adjudicator = task.ensemble.adjudicator
     parts = (
         folder.name,
         [rule.model_dump(mode="json") for rule in task.teacher.escalate],
@@ -116,7 +116,7 @@ def fit_teacher(task: Task, home: Path, on_progress: OnProgress | None = None) -
     with locked(folder.with_suffix(".lock")):
         if is_fitted(folder):
             return verify(folder)
-        encoder = SentenceEncoder(ensure_encoder(home, task.teacher.encoder, on_progress))
+        encoder = SentenceEncoder(ensure_encoder(home, task.ensemble.encoder, on_progress))
 
         def say(phase: str, done: int, total: int) -> None:
             if on_progress:
@@ -138,7 +138,7 @@ def fit_teacher(task: Task, home: Path, on_progress: OnProgress | None = None) -
                 "held_out_rows": head.held_out_rows,
                 "held_out_accuracy": head.held_out_accuracy,
                 "held_out_nll": head.held_out_nll,
-                "encoder": encoder_folder(home, task.teacher.encoder).name,
+                "encoder": encoder_folder(home, task.ensemble.encoder).name,
             }
             (staging / TEACHER_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
             publish(staging, folder)
@@ -328,7 +328,7 @@ def _held_out(rows: Sequence[SeedRow]) -> NDArray[np.bool_]:
 
 
 def _seed_bytes(task: Task) -> bytes:
-    path = task.teacher.seed
+    path = task.ensemble.seed
     try:
         return path.read_bytes()
     except OSError as error:

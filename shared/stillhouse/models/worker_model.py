@@ -62,7 +62,7 @@ class WorkerModel:
     @classmethod
     def teacher(cls, task: Task, home: Path, on_progress: OnProgress | None = None) -> WorkerModel:
         """The task's ensemble teacher. `start` fits it where that was not done yet, in a process that ends after it."""
-        settings, home = task.teacher.adjudicator, home.absolute()
+        settings, home = task.ensemble.adjudicator, home.absolute()
         hidden = frozenset([settings.api_key_env] if settings else [])
 
         async def prepare() -> dict[str, Any]:

@@ -2,17 +2,11 @@
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
-from stillhouse.tasks.declaration import (
-    Adjudicator,
-    Architecture,
-    EscalationRule,
-    StudentCandidate,
-    Task,
-    Teacher,
-)
+from stillhouse.tasks.declaration import Architecture, StudentCandidate, Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
 from stillhouse.tasks.review import Review
+from stillhouse.tasks.teachers import Adjudicator, Endpoint, EscalationRule, Recording, Teacher
 from stillhouse.tasks.watching import Audit, Drift
 
 __all__ = [
@@ -22,8 +16,10 @@ __all__ = [
     "Budget",
     "Cascade",
     "Drift",
+    "Endpoint",
     "EscalationRule",
     "Gate",
+    "Recording",
     "Review",
     "StudentCandidate",
     "Task",

