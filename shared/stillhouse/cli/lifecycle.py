@@ -105,6 +105,10 @@ def status(home: Home = HOME, as_json: AsJson = False) -> None:
         rows.append(["kafka", _pid(state.broker_pid), state.bootstrap_servers, kind])
         redis = state.redis_url or "as in STILLHOUSE_REDIS__URL"
         rows.append(["redis", _pid(state.redis_pid), redis, "embedded" if state.redis_url else "yours"])
+        if state.edge_port is not None:
+            router = state.services.get("router")
+            edge = f"http://127.0.0.1:{state.edge_port}/v1"
+            rows.append(["edge", _pid(router.pid if router else None), edge, "OpenAI-compatible, in the router"])
         for found in services:
             again = f", restarted {found.restarts} times" if found.restarts else ""
             address = f"http://127.0.0.1:{found.http_port}/metrics"

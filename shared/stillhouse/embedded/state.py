@@ -38,6 +38,7 @@ class State(BaseModel):
     cluster_id: str | None = None
     redis_url: str | None = None  # None: the one in the environment, which may hold a password
     redis_pid: int | None = None
+    edge_port: int | None = None  # of the router's OpenAI-compatible edge
     services: dict[str, ServiceState] = {}
 
 

@@ -115,6 +115,7 @@ class Supervisor:
         self._services: list[_Service] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._phase: Phase = "starting"
+        self._edge_port: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start everything, say so, run until `stop`, then stop everything. Raises `EmbeddedError`."""
@@ -165,12 +166,16 @@ class Supervisor:
             await self._valkey.start(environment=self._marked())
             self._keepers.append(asyncio.create_task(self._keep_valkey(self._valkey)))
             self._say(f"{'valkey':13} {self._valkey.url} (append-only file in {home / 'valkey'})")
+        if "router" in self._profile.services:
+            self._edge_port = _wanted_edge_port() or free_port()
         for name in self._profile.services:
             service = _Service(name, free_port())
             self._services.append(service)
             self._keepers.append(asyncio.create_task(self._keep_service(service)))
         self._write_state()
         await self._all_ready()
+        if self._edge_port is not None:
+            self._say(f"{'edge':13} http://127.0.0.1:{self._edge_port}/v1 (OpenAI-compatible; a task is a model)")
         self._phase = "ready"
         self._write_state()
         self._say("ready")
@@ -298,6 +303,8 @@ class Supervisor:
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",  # services share few cores; each model worker sets its own
         }
+        if service.name == "router":
+            environment["STILLHOUSE_ROUTER_EDGE_PORT"] = str(self._edge_port)
         if self._broker is not None:
             environment["STILLHOUSE_KAFKA__BOOTSTRAP_SERVERS"] = self._broker.settings.bootstrap_servers
             environment["STILLHOUSE_KAFKA__EMBEDDED"] = "true"
@@ -320,6 +327,7 @@ class Supervisor:
             cluster_id=self._broker.cluster_id if self._broker else None,
             redis_url=self._valkey.url if self._valkey else None,
             redis_pid=self._valkey.pid if self._valkey else None,
+            edge_port=self._edge_port,
             services={
                 service.name: ServiceState(
                     pid=service.process.pid if service.process and service.process.returncode is None else None,
@@ -330,6 +338,12 @@ class Supervisor:
             },
         )
         write_state(self._profile.home, state)
+
+
+def _wanted_edge_port() -> int | None:
+    """The port that the environment names for the edge, where it does. Raises `EmbeddedError` where it is taken."""
+    named = os.environ.get("STILLHOUSE_ROUTER_EDGE_PORT", "")
+    return free_port(int(named), "STILLHOUSE_ROUTER_EDGE_PORT") if named.isdigit() and int(named) else None
 
 
 async def _declare(kafka: Kafka) -> None:
