@@ -24,7 +24,8 @@ from stillhouse.events import (
     Sample,
     follow_id,
 )
-from stillhouse.store.redaction import input_hash, redact, stored_group
+from stillhouse.models.chat.request import ChatRequest
+from stillhouse.store.redaction import Redacted, input_hash, redact, stored_group
 from stillhouse.store.rows import AuditRow, DecisionRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
 from stillhouse.tasks import Task
 
@@ -121,7 +122,7 @@ def audit_row(audited: InferenceAudited) -> AuditRow:
         tenant=audited.tenant,
         task=audited.task,
         request_id=audited.request_id,
-        input=redact(audited.input).text,
+        input=_redacted(audited).text,
         student_id=audited.student_id,
         artefact_sha256=audited.artefact_sha256,
         stage=audited.stage,
@@ -224,7 +225,7 @@ def decision_row(event: Event) -> DecisionRow:
 def _example(
     event: InferenceCompleted | InferenceAudited, teacher: Answer, sample: Sample, provenance: Provenance
 ) -> ExampleRow:
-    text = redact(event.input)
+    text = _redacted(event)
     return ExampleRow(
         example_id=follow_id(event.request_id, ExampleRecorded.TYPE, event.task_key),
         time=event.time,
@@ -241,7 +242,24 @@ def _example(
         teacher_version=teacher.model,
         group=stored_group(event.group) if event.group is not None else None,
         redactions=",".join(text.marks),
+        input_type=event.input_type,
+        finish_reason=teacher.finish_reason,
     )
+
+
+def _redacted(event: InferenceCompleted | InferenceAudited) -> Redacted:
+    """The input as it may be stored. Of a chat each text by itself, so that it stays the JSON of one."""
+    if event.input_type == "text":
+        return redact(event.input)
+    marks: set[str] = set()
+
+    def change(text: str) -> str:
+        found = redact(text)
+        marks.update(found.marks)
+        return found.text
+
+    _, text = ChatRequest.of(event.input_type, event.input).with_texts(change).as_input()
+    return Redacted(text, tuple(sorted(marks)))
 
 
 def _json(distribution: Mapping[str, float]) -> str:

@@ -30,6 +30,8 @@ class ExampleRow:
     teacher_version: str
     group: str | None = None
     redactions: str = ""  # comma-separated kinds of what was taken out
+    input_type: str = "text"  # chat: the input is the JSON of a chat completion request
+    finish_reason: str | None = None  # of a teacher that writes
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,3 +89,24 @@ def test_a_file_that_is_no_recording_is_one_sentence(tmp_path, text, said) -> No
     path.write_text(text)
     with pytest.raises(ModelError, match=said):
         RecordedTeacher(path, 0.0)
+
+
+def test_every_text_of_a_request_can_be_changed_and_nothing_else_is() -> None:
+    asked = ChatRequest.model_validate(
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"x": "c"}'}}],
+                },
+                {"role": "tool", "tool_call_id": "1", "content": "d"},
+            ],
+            "seed": 4111111111111111,
+        }
+    )
+    upper = asked.with_texts(str.upper)
+    assert [message.text for message in upper.messages] == ["AB", "", "D"]
+    assert upper.messages[1].tool_calls[0].function.arguments == '{"X": "C"}'
+    assert (upper.seed, upper.messages[1].tool_calls[0].id) == (4111111111111111, "1")
+    assert asked.with_texts(str) == asked

@@ -8,6 +8,7 @@ event says so (`input_type`): a user's text is never taken for a request, whatev
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -107,6 +108,25 @@ class ChatRequest(_Part):
         if alone and last.text and said.keys() == {"messages"}:
             return "text", last.text
         return "chat", json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+    def with_texts(self, change: Callable[[str], str]) -> ChatRequest:
+        """The same request with every text of its messages, and every argument of a call, changed."""
+
+        def part_of(part: TextPart) -> TextPart:
+            return part.model_copy(update={"text": change(part.text)})
+
+        def call_of(call: ToolCall) -> ToolCall:
+            arguments = change(call.function.arguments)
+            return call.model_copy(update={"function": call.function.model_copy(update={"arguments": arguments})})
+
+        def message_of(message: Message) -> Message:
+            content: str | list[TextPart] | None = message.content
+            if content is not None:
+                content = change(content) if isinstance(content, str) else [part_of(part) for part in content]
+            calls = None if message.tool_calls is None else [call_of(call) for call in message.tool_calls]
+            return message.model_copy(update={"content": content, "tool_calls": calls})
+
+        return self.model_copy(update={"messages": tuple(message_of(message) for message in self.messages)})
 
     @property
     def question(self) -> str:
