@@ -73,9 +73,11 @@ def ledger(platform: Platform) -> list[dict[str, Any]]:
 async def lasting(look: Callable[[], Awaitable[list[str]]]) -> list[str]:
     """What `look` still finds after a while: what is under way is in one place before the other, a fault stays."""
     end = time.monotonic() + SETTLED_S
-    while (found := await look()) and time.monotonic() < end:
+    while True:
+        found = await look()
+        if not found or time.monotonic() > end:
+            return found
         await asyncio.sleep(0.5)
-    return found
 
 
 async def unsound_store(platform: Platform, load: Load) -> list[str]:
