@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -46,6 +47,8 @@ from stillhouse.store import Store
 from stillhouse.tasks import load_tasks
 from stillhouse.tasks.comparators import comparisons_of
 
+START_S: Final = 30.0  # a request of the edge waits so long for a router that is starting
+
 
 def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel] | None = None) -> Service:
     """The router as a service that has not started yet. `teachers` by task key; None: the tasks' own, in workers.
@@ -72,21 +75,21 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
     store = Store(settings.home / "store")
     queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
     spending = Spending(tasks, Accounts(redis, ledger_of(store), partial(until_recorded, settings.kafka)))
-    models: Mapping[str, Model | ChatModel] = teachers if teachers is not None else workers | chats
+    models: Mapping[str, Model | ChatModel] = teachers if teachers is not None else {**workers, **chats}
     meter = Meter("routing", tasks)
     comparisons = comparisons_of(tasks, settings.home)
     answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
-    with_edge = settings.router_edge_port is not None
+    port = settings.router_edge_port
     edge = Edge(tasks, intake.ask, settings.router_edge_keys, bound)
 
     async def start_teachers() -> None:
         await asyncio.gather(*(worker.start() for worker in workers.values()))
 
     async def close_models() -> None:
-        models = (*workers.values(), *chats.values())
-        await asyncio.gather(students.close(), *(model.close() for model in models))
+        ending = (*(worker.close() for worker in workers.values()), *(chat.close() for chat in chats.values()))
+        await asyncio.gather(students.close(), *ending)
 
     return Service(
         name="router",
@@ -95,7 +98,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
             intake.run,
             partial(table.guard, say),
             spending.settle_regularly,
-            *([partial(serve, edge.app(), settings.router_edge_host, settings.router_edge_port)] if with_edge else []),
+            *([partial(serve, edge.app(), settings.router_edge_host, port)] if port is not None else []),
             *([partial(_unpark, settings.kafka, say, spending)] if queues else []),
             partial(meter.report_regularly, say),
         ],
@@ -114,6 +117,7 @@ class _Intake:
         self._kafka, self._answering, self._marks, self._bound = kafka, answering, marks, max_in_flight
         self._consumption = consumption
         self._intake: Intake | None = None
+        self._ready = asyncio.Event()
 
     async def run(self) -> None:
         self._producer = AIOKafkaProducer(**producer_options(self._kafka))
@@ -126,12 +130,17 @@ class _Intake:
         self._intake = Intake(
             self._consumer, self._producer, self._answering.answer, self._marks, self._bound, self._consumption
         )
+        self._ready.set()
         await self._intake.run()
 
     async def ask(self, request: InferenceRequested, traceparent: str) -> InferenceCompleted:
-        """The answer to a request of the edge. Raises `OSError` before the router is ready, and what `Intake` raises."""
-        if self._intake is None:
-            raise OSError("the router is starting")
+        """The answer to a request of the edge. Raises `OSError` while the router starts, and what `Intake` raises."""
+        try:
+            async with asyncio.timeout(START_S):
+                await self._ready.wait()
+        except TimeoutError:
+            raise OSError("the router is starting") from None
+        assert self._intake is not None
         return await self._intake.ask(request, traceparent)
 
     async def drain(self, grace: float) -> None:

@@ -18,7 +18,8 @@ class RouterSettings(Settings):
     )
     router_edge_host: str = Field(default="127.0.0.1", description="Address of the edge.")
     router_edge_keys: tuple[SecretStr, ...] = Field(
-        default=(), description="JSON list of keys, one of which clients of the edge must show. Empty: none is asked for."
+        default=(),
+        description="JSON list of keys, one of which clients of the edge must show. Empty: none is asked for.",
     )
     router_grace_s: float = Field(
         default=8.0,

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from stillhouse.models.student import OnnxStudent
 from stillhouse.quality import SERVE_NOTHING, certify_fixed, choose_threshold, clopper_pearson, walk_of
-from stillhouse.tasks import Task
-from stillhouse.tasks import StudentCandidate, Teacher
+from stillhouse.tasks import StudentCandidate, Task, Teacher
 from tests.benchmarks import meta, peers
 from tests.benchmarks.cascade_data import Parts, parts, vectors
 from tests.benchmarks.data import shared

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from stillhouse.distill.data import LabelledText
 from stillhouse.models.student import OnnxStudent
 from stillhouse.models.teacher import EnsembleTeacher, fit_teacher
-from stillhouse.tasks import Task
-from stillhouse.tasks import StudentCandidate, Teacher
+from stillhouse.tasks import StudentCandidate, Task, Teacher
 from tests.benchmarks.data import Data, load, shared
 from tests.benchmarks.peers import HOME
 

@@ -57,7 +57,9 @@ class Edge:
         if (refused := self._refused(request)) is not None:
             return refused
         if self._open >= self._most:
-            busy = error_body(f"{self._most} requests are being answered; try again.", "server_error", code="overloaded")
+            busy = error_body(
+                f"{self._most} requests are being answered; try again.", "server_error", code="overloaded"
+            )
             return JSONResponse(busy, 503, {"retry-after": "1"})
         self._open += 1
         try:
@@ -143,7 +145,9 @@ class Edge:
         known = [hmac.compare_digest(given.encode(), key) for key in self._keys]
         if scheme.lower() == "bearer" and any(known):
             return None
-        said = error_body("give a valid key: `Authorization: Bearer ...`.", "invalid_request_error", None, "invalid_api_key")
+        said = error_body(
+            "give a valid key: `Authorization: Bearer ...`.", "invalid_request_error", None, "invalid_api_key"
+        )
         return JSONResponse(said, 401, {"www-authenticate": "Bearer"})
 
 

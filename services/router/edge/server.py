@@ -47,4 +47,3 @@ async def serve(app: Starlette, host: str, port: int) -> None:
     finally:
         # Not waited for: what is being answered is the intake's to finish, and that is drained next.
         server.should_exit = True
-        listener.close()

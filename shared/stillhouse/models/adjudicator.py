@@ -15,8 +15,8 @@ import structlog
 
 from stillhouse.economics.tokens import token_usd
 from stillhouse.models.port import Prediction
-from stillhouse.tasks.teachers import Adjudicator as AdjudicatorSettings
 from stillhouse.tasks.declaration import Task
+from stillhouse.tasks.teachers import Adjudicator as AdjudicatorSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -77,7 +77,9 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
         if named is None:
             continue
         if not (path.parent / named).is_file():
-            raise TaskFileError(f"{path}: teacher.{key} names {path.parent / named}, which does not exist; name a JSONL file.")
+            raise TaskFileError(
+                f"{path}: teacher.{key} names {path.parent / named}, which does not exist; name a JSONL file."
+            )
         teacher = teacher.model_copy(update={key: (path.parent / named).resolve()})
     return task.model_copy(update={"teacher": teacher, "gate": _with_files(task, path)})
 

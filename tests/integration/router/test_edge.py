@@ -49,17 +49,20 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 @contextlib.asynccontextmanager
-async def edge(settings, upstream, **more) -> AsyncIterator[AsyncOpenAI]:
-    (settings.tasks / "write.toml").write_text(WRITES.format(url=upstream.url))
-    (settings.tasks / "slots.toml").write_text(RECORDED)
-    (settings.tasks / "answers.jsonl").write_text(json.dumps({"input": "A pub near X.", "output": '{"near": "X"}'}))
+async def edge(of, upstream, **more) -> AsyncIterator[AsyncOpenAI]:
+    (of.tasks / "write.toml").write_text(WRITES.format(url=upstream.url))
+    (of.tasks / "slots.toml").write_text(RECORDED)
+    (of.tasks / "answers.jsonl").write_text(json.dumps({"input": "A pub near X.", "output": '{"near": "X"}'}))
     port = free_port()
-    tasks = load_tasks(settings.tasks)
+    tasks = load_tasks(of.tasks)
     teachers = {key: chat_teacher(task) for key, task in tasks.items() if task.kind == "generate"}
     service = build_app(
-        settings.model_copy(update={"router_edge_port": port, **more}), {"default/greet": FakeTeacher()} | teachers
+        of.model_copy(update={"router_edge_port": port, **more}), {"default/greet": FakeTeacher()} | teachers
     )
-    async with running(service), AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0) as client:
+    async with (
+        running(service),
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0) as client,
+    ):
         async with asyncio.timeout(30):
             while True:
                 with contextlib.suppress(httpx.TransportError):
@@ -103,8 +106,12 @@ async def test_a_chat_goes_to_the_teacher_and_comes_back_with_its_usage(settings
 
 async def test_what_the_edge_answers_is_in_the_log_as_any_answer_is(settings, upstream) -> None:  # noqa: F811
     async with edge(settings, upstream) as client, Client(settings) as log:
-        said = await client.chat.completions.create(model="write", messages=HELLO, extra_headers={"Idempotency-Key": "a"})
-        again = await client.chat.completions.create(model="write", messages=HELLO, extra_headers={"Idempotency-Key": "a"})
+        said = await client.chat.completions.create(
+            model="write", messages=HELLO, extra_headers={"Idempotency-Key": "a"}
+        )
+        again = await client.chat.completions.create(
+            model="write", messages=HELLO, extra_headers={"Idempotency-Key": "a"}
+        )
         other = await log.request(task="write", input="hello", timeout=30)
     assert said.id == again.id
     assert len(upstream.asked) == 2, "the same key is one call; the topic's request is another"
@@ -127,7 +134,11 @@ async def test_a_stream_has_the_same_answer_in_events(settings, upstream) -> Non
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tools_and_formats_go_there_and_calls_come_back(settings, upstream, stream) -> None:  # noqa: F811
     function = {"name": "weather", "arguments": '{"city": "Bern"}'}
-    upstream.say = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    upstream.say = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
     upstream.finish = "tool_calls"
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}

@@ -46,7 +46,9 @@ def test_the_question_is_the_last_users() -> None:
     assert ChatRequest(messages=(Message(role="system", content="x"),)).question == ""
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"messages": []}', '{"messages": [{"role": "user", "content": 3}]}', "hello"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"messages": []}', '{"messages": [{"role": "user", "content": 3}]}', "hello"]
+)
 def test_what_is_no_request_is_one_sentence(text: str) -> None:
     with pytest.raises(ValueError, match="the input is no chat completion request") as refused:
         ChatRequest.of("chat", text)
@@ -65,7 +67,11 @@ def test_an_answer_that_calls_tools_comes_back_as_one() -> None:
 
 async def test_a_recording_answers_the_question_spaces_and_case_aside(tmp_path) -> None:
     path = tmp_path / "a.jsonl.gz"
-    rows = [{"input": "Hello  there", "output": "one"}, {"input": "hello there", "output": "two"}, {"text": "x", "teacher": "y"}]
+    rows = [
+        {"input": "Hello  there", "output": "one"},
+        {"input": "hello there", "output": "two"},
+        {"text": "x", "teacher": "y"},
+    ]
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     teacher = RecordedTeacher(path, 0.5)
     assert len(teacher) == 2

@@ -11,9 +11,20 @@ from stillhouse.models.chat.request import ChatRequest, FunctionCall, ToolCall
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
+def finish_of(said: object, *, calls: bool) -> FinishReason:
+    """Why an answer ended, by what its model said; what is not known is `stop`."""
+    if calls:
+        return "tool_calls"
+    match said:
+        case "length" | "content_filter":
+            return said
+        case _:
+            return "stop"
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer: text, tool calls or both. `cost_usd` is the price of the call, `log_prob` a token's mean where known."""
+    """An answer: text, tool calls or both. `cost_usd` is the call's price, `log_prob` a token's mean where known."""
 
     content: str | None
     tool_calls: tuple[ToolCall, ...] = ()
@@ -35,8 +46,7 @@ class Completion:
     def of(cls, output: str, finish_reason: str | None, input_tokens: int = 0, output_tokens: int = 0) -> Completion:
         """What an event's output says; `finish_reason` tells a text from calls of tools."""
         if finish_reason != "tool_calls":
-            kept: FinishReason = finish_reason if finish_reason in ("length", "content_filter") else "stop"  # type: ignore[assignment]
-            return cls(output, (), kept, input_tokens, output_tokens)
+            return cls(output, (), finish_of(finish_reason, calls=False), input_tokens, output_tokens)
         said = json.loads(output)
         calls = tuple(
             ToolCall(id=f"call_{number}", function=FunctionCall(name=one["name"], arguments=one["arguments"]))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from stillhouse.models.chat.completion import Completion
+from stillhouse.models.chat.completion import Completion, finish_of
 from stillhouse.models.chat.request import ChatRequest, ToolCall
 from stillhouse.models.port import ModelError
 
@@ -105,12 +105,13 @@ class OpenAITeacher:
                 raise TypeError("content is no text")
             tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ModelError(f"the teacher {self._model} answered with no completion ({type(error).__name__})") from None
-        reason = choice.get("finish_reason") or "stop"
+            raise ModelError(
+                f"the teacher {self._model} answered with no completion ({type(error).__name__})"
+            ) from None
         return Completion(
             content=content,
             tool_calls=calls,
-            finish_reason="tool_calls" if calls else reason if reason in ("length", "content_filter") else "stop",
+            finish_reason=finish_of(choice.get("finish_reason"), calls=bool(calls)),
             input_tokens=tokens[0],
             output_tokens=tokens[1],
             cost_usd=self._price(*tokens),

@@ -51,7 +51,9 @@ class RecordedTeacher:
         """The recorded answer to the last question. Raises `ModelError` where there is none."""
         said = self._answers.get(_plain(request.question))
         if said is None:
-            raise ModelError("the recorded teacher has no answer to this question; it replays a file and knows no more.")
+            raise ModelError(
+                "the recorded teacher has no answer to this question; it replays a file and knows no more."
+            )
         asked = sum(len(message.text) for message in request.messages)
         return Completion(
             said,
@@ -65,9 +67,9 @@ class RecordedTeacher:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened as file:
+        with open_text(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
