@@ -251,6 +251,10 @@ def _redacted(event: InferenceCompleted | InferenceAudited) -> Redacted:
     """The input as it may be stored. Of a chat each text by itself, so that it stays the JSON of one."""
     if event.input_type == "text":
         return redact(event.input)
+    try:
+        chat = ChatRequest.of(event.input_type, event.input)
+    except ValueError:  # no router says so; what somebody else wrote is a text like any other
+        return redact(event.input)
     marks: set[str] = set()
 
     def change(text: str) -> str:
@@ -258,7 +262,7 @@ def _redacted(event: InferenceCompleted | InferenceAudited) -> Redacted:
         marks.update(found.marks)
         return found.text
 
-    _, text = ChatRequest.of(event.input_type, event.input).with_texts(change).as_input()
+    _, text = chat.with_texts(change).as_input()
     return Redacted(text, tuple(sorted(marks)))
 
 

@@ -106,6 +106,8 @@ def _with_files(task: Task, path: Path) -> Gate:
 def _sentence(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
+    if where and where[0] == "teacher":  # the kind, by which it is told which keys there are, is no key
+        where[1:2] = [] if where[1:2] in (["ensemble"], ["openai"], ["recorded"]) else where[1:2]
     if where and where[0] == "students":
         where[0] = "student"
     elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:

@@ -138,5 +138,7 @@ def _kind(teacher: Any) -> str | None:
 
 AnyTeacher = Annotated[
     Annotated[Teacher, Tag("ensemble")] | Annotated[Endpoint, Tag("openai")] | Annotated[Recording, Tag("recorded")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind, custom_error_type="kind", custom_error_message="kind must be one of ensemble, openai and recorded"
+    ),
 ]

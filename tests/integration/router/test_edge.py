@@ -16,6 +16,7 @@ from services.router.app import build_app
 from stillhouse.bus.service import running
 from stillhouse.client import Client
 from stillhouse.embedded.ports import free_port
+from stillhouse.events import InferenceRequested
 from stillhouse.models.chat.teachers import chat_teacher
 from stillhouse.tasks import load_tasks
 from tests.integration.router.test_round_trip import FakeTeacher, settings  # noqa: F401  (a fixture)
@@ -156,7 +157,11 @@ async def test_tools_and_formats_go_there_and_calls_come_back(settings, upstream
 
 
 async def test_a_task_that_classifies_takes_one_text_and_answers_its_label(settings, upstream) -> None:  # noqa: F811
-    async with edge(settings, upstream) as client:
+    async with edge(settings, upstream) as client, Client(settings) as log:
+        for task, text in (("greet", '{"messages":[{"role":"user","content":"hello"}]}'), ("write", "{}")):
+            asked = InferenceRequested(task=task, input=text, input_type="chat")
+            failed = await asyncio.wait_for(await log.submit(asked), 30)
+            assert failed.failure.code == "bad_input"
         said = await client.chat.completions.create(model="greet", messages=HELLO)
         with pytest.raises(BadRequestError, match="classifies one text"):
             await client.chat.completions.create(model="greet", messages=HELLO, temperature=0.0)

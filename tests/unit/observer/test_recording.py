@@ -22,6 +22,7 @@ from services.observer.recording import (
     sample_of,
 )
 from stillhouse.events import Answer, CostIncurred, InferenceAudited, InferenceCompleted, RouteChanged
+from stillhouse.models.chat.request import ChatRequest, Message
 from stillhouse.store.redaction import redact
 from tests.unit.observer.events import T0, audited, completed, said
 
@@ -165,6 +166,27 @@ def test_personal_data_is_in_no_row(private, before, after) -> None:
     ]
     for row in rows:
         assert private not in json.dumps(dataclasses.asdict(row), default=str, ensure_ascii=False)
+
+
+@given(private=PRIVATE, before=WORDS)
+def test_personal_data_in_a_chat_is_in_no_row_and_it_stays_a_chat(private, before) -> None:
+    messages = (Message(role="system", content="Be kind."), Message(role="user", content=f"{before} {private}"))
+    asked = ChatRequest(messages=messages, seed=4111111111111111)  # as long as a card, and none
+    kind, text = asked.as_input()
+    rows = (
+        completed_example(completed(input=text, input_type=kind)),
+        audited_example(audited(input=text, input_type=kind)),
+    )
+    for row in rows:
+        assert row is not None
+        assert private not in row.input
+        kept = ChatRequest.of(row.input_type, row.input)
+        assert (kept.seed, kept.messages[0].text) == (4111111111111111, "Be kind.")
+        assert kept.question.startswith(before)
+        assert row.redactions
+    broken = completed_example(completed(input=f"no chat {private}", input_type="chat"))
+    assert broken is not None
+    assert private not in broken.input
 
 
 @given(

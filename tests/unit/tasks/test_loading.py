@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from stillhouse.tasks import Task, TaskFileError, load_task, load_tasks
+from stillhouse.tasks import Endpoint, Recording, Task, TaskFileError, load_task, load_tasks
 
 GOOD = """
 [task]
@@ -31,6 +32,38 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_tasks_of_the_repository_load() -> None:
     assert "default/manga-support" in load_tasks(Path(__file__).parents[3] / "deploy" / "tasks")
+
+
+WRITES = """
+[task]
+name = "w"
+kind = "generate"
+[teacher]
+kind = "openai"
+model = "big"
+usd_per_call = 0.01
+price_model = "openai:gpt-4o-mini"
+max_output_tokens = 1000
+"""
+
+
+def test_a_task_that_generates_has_a_teacher_that_writes_and_nothing_else(tmp_path) -> None:
+    task = load_task(write(tmp_path, WRITES))
+    assert isinstance(task.teacher, Endpoint)
+    assert (task.labels, task.students) == ((), ())
+    assert task.teacher.price(1_000_000, 0) == pytest.approx(0.15)
+    # Set aside: 4 bytes a character, each a token, and the longest answer; never less than an average call.
+    assert task.most_usd(datetime.now(UTC)) == pytest.approx(max(0.01, 32_000 * 0.15e-6 + 1000 * 0.6e-6))
+    with pytest.raises(TypeError, match="of kind openai"):
+        _ = task.ensemble
+    recorded = WRITES.split("[teacher]")[0] + '[teacher]\nkind = "recorded"\nusd_per_call = 0.0\nfile = "{}"\n'
+    found = load_task(write(tmp_path, recorded.format("seed.jsonl"))).teacher
+    assert isinstance(found, Recording)
+    assert found.file == tmp_path / "seed.jsonl"
+    with pytest.raises(TaskFileError, match=r"teacher\.file names .*none\.jsonl, which does not exist"):
+        load_task(write(tmp_path, recorded.format("none.jsonl")))
+    with pytest.raises(TaskFileError, match=r"teacher\.price_model: genai-prices knows no model"):
+        load_task(write(tmp_path, WRITES.replace("gpt-4o-mini", "no-such-model")))
 
 
 def test_defaults_and_the_seed_path_starts_at_the_file(tmp_path) -> None:
@@ -60,6 +93,16 @@ def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
         ("usd_per_call = 0.1", "usd_per_call = -1", "teacher.usd_per_call"),
         ("usd_per_call = 0.1", "", "teacher.usd_per_call: the key is missing"),
         ("usd_per_call = 0.1", "usd_per_call = 0.1\ncolour = 1", "teacher.colour: there is no such key"),
+        (
+            "usd_per_call = 0.1",
+            'usd_per_call = 0.1\nkind = "magic"',
+            "teacher: kind must be one of ensemble, openai and",
+        ),
+        ('["a", "b"]', '["a"]', "labels must name at least two labels"),
+        ("[[student]]" + GOOD.split("[[student]]")[1], "", "needs at least one [[student]]"),
+        ('name = "t"', 'name = "t"\nkind = "generate"', "has no labels, no [[student]], and a teacher of kind openai"),
+        ('seed = "seed.jsonl"', 'kind = "recorded"\nfile = "seed.jsonl"', "a teacher of kind 'recorded' writes"),
+        ('seed = "seed.jsonl"', 'kind = "recorded"\nfile = "none.jsonl"', "a teacher of kind 'recorded' writes"),
         ('"hashed_ngrams"', '"gpt"', "student.0.architecture"),
         ("[teacher]", "[review]\nrandom_share = 2\n[teacher]", "review.random_share"),
         ("[teacher]", "[techer]", "unknown table [techer]"),

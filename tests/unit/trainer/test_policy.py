@@ -28,6 +28,18 @@ def test_it_collects_until_there_are_enough_examples_and_then_trains_the_cheapes
     assert enough.plan.rung == 0
 
 
+def test_a_task_without_students_is_never_trained() -> None:
+    teacher = {"kind": "openai", "model": "big", "usd_per_call": 0.01}
+    task = make_task(kind="generate", labels=(), students=(), teacher=teacher)
+    for state in (
+        TaskState(),
+        fold(TaskState(), TrainingRequested(task="intents", reason="now", requested_by="me"), task),
+    ):
+        decision = decide(task, state, ENOUGH)
+        assert (decision.strategy, decision.plan) == ("no_change", None)
+        assert "no student" in decision.reason
+
+
 def test_deciding_twice_plans_the_same_job_and_the_same_student() -> None:
     first, second = (decide(TASK, TaskState(), ENOUGH).plan for _ in range(2))
     assert first == second
