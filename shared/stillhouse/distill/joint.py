@@ -34,7 +34,7 @@ from stillhouse.distill.training import (
 )
 from stillhouse.models.features import Featuriser, prepare
 from stillhouse.models.teacher import fit_head
-from stillhouse.tasks.declaration import StudentCandidate
+from stillhouse.tasks.students import StudentCandidate
 
 ENCODER_RATE: Final = 3e-4  # of the tuned layer, where the candidate names none
 NGRAM_EPOCHS: Final = 12

@@ -32,7 +32,7 @@ from stillhouse.distill.objective import soft_target_loss
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError
-from stillhouse.tasks.declaration import StudentCandidate
+from stillhouse.tasks.students import StudentCandidate
 
 MAX_FEATURES: Final = 1024
 WARM_UP: Final = 0.1  # of all steps

@@ -4,12 +4,14 @@
 - `margin`: the largest less the second.
 - `learned`: the probability that it agrees with its teacher, by a logistic regression on what `signals` gives, fitted
   on texts that the student neither learned from nor was chosen on.
+
+A student that writes has the same three, of its tokens (`of_written`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -39,6 +41,24 @@ class Confidence:
             second, first = np.partition(probabilities, -2)[-2:]
             return float(first - second)
         assert signals is not None
+        return self.learned(signals)
+
+    def of_written(self, log_probs: Sequence[float], margins: Sequence[float]) -> float:
+        """The confidence of an answer of so many tokens: their log-probabilities, and by how much they led the next.
+
+        `max_probability` is the geometric mean of the tokens' probabilities (length-normalised log-probability),
+        `margin` the probability that the least certain token had beside the next.
+        """
+        if not log_probs:
+            return 0.0
+        if self.kind == "max_probability":
+            return math.exp(min(0.0, sum(log_probs) / len(log_probs)))
+        if self.kind == "margin":
+            return 1.0 / (1.0 + math.exp(-max(-LARGEST, min(LARGEST, min(margins)))))
+        return self.learned(written_signals(log_probs, margins))
+
+    def learned(self, signals: NDArray[np.float64]) -> float:
+        """The probability of agreeing that a logistic regression gives to `signals` [n]."""
         total = self.bias
         for value, centre, scale, weight in zip(signals, self.centre, self.scale, self.weights, strict=True):
             total += weight * (float(value) - centre) / scale
@@ -83,6 +103,20 @@ def signals(
         distances = 1.0 - (centroids.astype(np.float64) @ pooled.astype(np.float64)) / max(length, 1e-12)
         found += [distances[best], np.delete(distances, best).min() - distances[best]]
     return np.array(found)
+
+
+def written_signals(log_probs: Sequence[float], margins: Sequence[float]) -> NDArray[np.float64]:
+    """What the learned confidence of a written answer looks at, float64 [6].
+
+    Of its tokens: mean and sum of the log-probabilities, the smallest one, the smallest and the mean margin to the next
+    token, and the logarithm of how many there are. An answer of many tokens is wrong where one of them is, so the
+    smallest say more than the mean (as in Malinin & Gales 2002.07650, of whose measures these are the cheap ones).
+    """
+    values, leads = np.maximum(np.array(log_probs, dtype=np.float64), -LARGEST), np.array(margins, dtype=np.float64)
+    leads = np.clip(leads, -LARGEST, LARGEST)
+    return np.array(
+        [values.mean(), max(values.sum(), -10 * LARGEST), values.min(), leads.min(), leads.mean(), math.log(len(values))]
+    )
 
 
 def _log_sum(values: NDArray[np.float64]) -> float:

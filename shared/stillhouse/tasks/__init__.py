@@ -2,10 +2,11 @@
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
-from stillhouse.tasks.declaration import Architecture, StudentCandidate, Task
+from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
 from stillhouse.tasks.review import Review
+from stillhouse.tasks.students import Architecture, LanguageModel, StudentCandidate
 from stillhouse.tasks.teachers import Adjudicator, Endpoint, EscalationRule, Recording, Teacher
 from stillhouse.tasks.watching import Audit, Drift
 
@@ -19,6 +20,7 @@ __all__ = [
     "Endpoint",
     "EscalationRule",
     "Gate",
+    "LanguageModel",
     "Recording",
     "Review",
     "StudentCandidate",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,50 +14,9 @@ from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Name, Section
+from stillhouse.tasks.students import AnyStudent, LanguageModel, StudentCandidate
 from stillhouse.tasks.teachers import AnyTeacher, Teacher
 from stillhouse.tasks.watching import Audit, Drift
-
-Architecture = Literal["hashed_ngrams", "cut_encoder", "joint"]
-# What was measured to work on some thousand short texts; a task file's own values come first.
-_DEFAULTS: Final[dict[str, dict[str, int]]] = {
-    "hashed_ngrams": {"dim": 128, "epochs": 12, "batch_size": 64},
-    "cut_encoder": {"epochs": 5, "batch_size": 32},
-    "joint": {"layers": 6, "dim": 128, "epochs": 5, "batch_size": 32},
-}
-
-
-class StudentCandidate(Section):
-    """One rung of the ladder, cheapest first. Defaults of training are the architecture's."""
-
-    architecture: Architecture
-    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder, joint: transformer layers kept.")
-    buckets: int = Field(
-        default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams, joint: rows of the table."
-    )
-    dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams, joint: embedding width.")
-    temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
-    alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
-    class_alpha: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict,
-        description="alpha for single labels: rare ones may be taught better by the label than by soft probabilities.",
-    )
-    epochs: int = Field(default=12, ge=1, le=500)
-    batch_size: int = Field(default=64, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
-    seed: int = 0
-    variants: int = Field(
-        default=2,
-        ge=0,
-        le=4,
-        description="Larger, smaller or otherwise mended versions that may be tried by themselves.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_the_architecture(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
 
 
 class Task(Section):
@@ -73,8 +33,11 @@ class Task(Section):
     max_input_chars: int = Field(default=8000, ge=1, le=200_000)
     group_by: Literal["none", "group"] = Field(default="none", description="`group`: split by the request's group.")
     teacher: AnyTeacher
-    students: tuple[StudentCandidate, ...] = Field(
-        default=(), description="classify: at least one. generate: none; the teacher answers everything."
+    response_schema: Path | None = Field(
+        default=None, description="generate: JSON Schema of the answers; students are held to it while they write."
+    )
+    students: tuple[AnyStudent, ...] = Field(
+        default=(), description="classify: at least one. generate: none, and the teacher answers everything; or some."
     )
     gate: Gate = Gate()
     cascade: Cascade = Cascade()
@@ -137,16 +100,20 @@ class Task(Section):
                 raise ValueError("a task that classifies needs at least one [[student]]")
             if not isinstance(self.teacher, Teacher):
                 raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
-        elif self.labels or self.students or isinstance(self.teacher, Teacher):
-            raise ValueError(
-                "a task that generates has no labels, no [[student]], and a teacher of kind openai or recorded"
-            )
+            if self.response_schema is not None:
+                raise ValueError("response_schema is for tasks of kind generate")
+        elif self.labels or isinstance(self.teacher, Teacher):
+            raise ValueError("a task that generates has no labels, and a teacher that writes: openai or recorded")
+        wanted = StudentCandidate if self.kind == "classify" else LanguageModel
+        for candidate in self.students:
+            if not isinstance(candidate, wanted):
+                raise ValueError(f"a student of architecture {candidate.architecture} is not for kind {self.kind}")
         return self
 
     @model_validator(mode="after")
     def _known_labels_are_used(self) -> Task:
         for candidate in self.students:
-            for label in candidate.class_alpha:
+            for label in candidate.class_alpha if isinstance(candidate, StudentCandidate) else ():
                 if label not in self.labels:
                     raise ValueError(f"class_alpha of a student names {label!r}, which is not in labels")
         for rule in self.teacher.escalate:

