@@ -28,7 +28,7 @@ from stillhouse.events import (
     StudentRoute,
     follow_id,
 )
-from stillhouse.models.chat.completion import ChatModel
+from stillhouse.models.chat.completion import ChatModel, OnText
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import Model, ModelError
 from stillhouse.models.rules import EscalationRules
@@ -95,8 +95,8 @@ class Answering:
             for agrees in ("true", "false"):  # so that "no audits" can be told from "not measured"
                 metrics().audits.labels(key, "live", agrees)
 
-    async def answer(self, request: InferenceRequested) -> Answered:
-        """The answer to `request`."""
+    async def answer(self, request: InferenceRequested, on_text: OnText | None = None) -> Answered:
+        """The answer to `request`; its pieces as they come, where a teacher writes it and nobody else could."""
         started = time.perf_counter()
         task = self._tasks.get(request.task_key)
         if task is None:
@@ -116,9 +116,11 @@ class Answering:
         route = self._route_of(task.key)
         chosen = plan(request, task, route, self._rules[task.key].match(request.input))
         version = route.version if route is not None else 0
-        return await _Call(self, request, task, chosen, version, started).run()
+        return await _Call(self, request, task, chosen, version, started, on_text).run()
 
-    async def ask_teacher(self, request: InferenceRequested, task: Task, *, audit: bool) -> _Said:
+    async def ask_teacher(
+        self, request: InferenceRequested, task: Task, *, audit: bool, on_text: OnText | None = None
+    ) -> _Said:
         """The teacher's answer within the task's budget and its and the request's deadline."""
         deadline = min(task.teacher.timeout_s, (request.deadline_ms or 600_000) / 1000)
         teacher = self._teachers[task.key]
@@ -131,7 +133,7 @@ class Answering:
                         task,
                         request.id,
                         lambda answer: answer.cost_usd,
-                        lambda: self._priced(task, _predict(teacher, request, started)),
+                        lambda: self._priced(task, _predict(teacher, request, started, on_text)),
                         audit=audit,
                     )
             except BudgetSpent as error:
@@ -186,9 +188,16 @@ class _Call:
     """One request on its way. Models are asked at most once each, when they are first needed."""
 
     def __init__(
-        self, models: Answering, request: InferenceRequested, task: Task, chosen: Plan, version: int, started: float
+        self,
+        models: Answering,
+        request: InferenceRequested,
+        task: Task,
+        chosen: Plan,
+        version: int,
+        started: float,
+        on_text: OnText | None,
     ) -> None:
-        self._models, self._request, self._task = models, request, task
+        self._models, self._request, self._task, self._on_text = models, request, task, on_text
         self._plan, self._version, self._started = chosen, version, started
         self._teacher: asyncio.Task[_Said] | None = None
         self._students: dict[str, asyncio.Task[_Said]] = {}
@@ -248,7 +257,8 @@ class _Call:
         if self._plan.audits:
             return await (self._ask_teacher() if student is None else self._ask(student))
         if student is None:
-            return await self._models.ask_teacher(self._request, self._task, audit=False)
+            # Not asked before it was known that its answer is the client's, so its pieces are, too.
+            return await self._models.ask_teacher(self._request, self._task, audit=False, on_text=self._on_text)
         return await self._models.ask_student(self._request, self._task, student)
 
     def _ask_teacher(self) -> asyncio.Task[_Said]:
@@ -337,9 +347,11 @@ def _unreadable(task: Task, request: InferenceRequested) -> str | None:
     return None
 
 
-async def _predict(model: Model | ChatModel, request: InferenceRequested, started: float) -> Answer:
+async def _predict(
+    model: Model | ChatModel, request: InferenceRequested, started: float, on_text: OnText | None = None
+) -> Answer:
     if isinstance(model, ChatModel):
-        return await _complete(model, request, started)
+        return await _complete(model, request, started, on_text)
     [prediction] = await model.predict([request.input])
     return Answer(
         output=prediction.output,
@@ -352,8 +364,8 @@ async def _predict(model: Model | ChatModel, request: InferenceRequested, starte
     )
 
 
-async def _complete(model: ChatModel, request: InferenceRequested, started: float) -> Answer:
-    said = await model.complete(ChatRequest.of(request.input_type, request.input))
+async def _complete(model: ChatModel, request: InferenceRequested, started: float, on_text: OnText | None) -> Answer:
+    said = await model.complete(ChatRequest.of(request.input_type, request.input), on_text)
     return Answer(
         output=said.as_output(),
         confidence=1.0 if said.log_prob is None else math.exp(said.log_prob),

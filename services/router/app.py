@@ -38,7 +38,7 @@ from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.bus.spending import Accounts, ledger_of
 from stillhouse.events import Event, InferenceCompleted, InferenceRequested, RouteChanged, StudentRoute, now
-from stillhouse.models.chat.completion import ChatModel
+from stillhouse.models.chat.completion import ChatModel, OnText
 from stillhouse.models.chat.teachers import chat_teacher
 from stillhouse.models.port import Model
 from stillhouse.models.worker_model import WorkerModel
@@ -133,7 +133,9 @@ class _Intake:
         self._ready.set()
         await self._intake.run()
 
-    async def ask(self, request: InferenceRequested, traceparent: str) -> InferenceCompleted:
+    async def ask(
+        self, request: InferenceRequested, traceparent: str, on_text: OnText | None = None
+    ) -> InferenceCompleted:
         """The answer to a request of the edge. Raises `OSError` while the router starts, and what `Intake` raises."""
         try:
             async with asyncio.timeout(START_S):
@@ -141,7 +143,7 @@ class _Intake:
         except TimeoutError:
             raise OSError("the router is starting") from None
         assert self._intake is not None
-        return await self._intake.ask(request, traceparent)
+        return await self._intake.ask(request, traceparent, on_text)
 
     async def drain(self, grace: float) -> None:
         if self._intake is not None:

@@ -23,6 +23,7 @@ from services.router.done import DoneMarks
 from stillhouse.bus import BadRecord, LowWaterMark, Record, TooLarge, decode, encode, header, new_traceparent
 from stillhouse.bus.consumption import Consumption
 from stillhouse.events import BY_NAME, Event, InferenceCompleted, InferenceRequested
+from stillhouse.models.chat.completion import OnText
 from stillhouse.telemetry import names
 from stillhouse.telemetry.metrics import metrics
 from stillhouse.telemetry.tracing import span_context_of, traceparent_of
@@ -35,7 +36,7 @@ READ_MS = 1000
 
 log = structlog.get_logger()
 
-Answerer = Callable[[InferenceRequested], Awaitable[Answered]]
+Answerer = Callable[[InferenceRequested, OnText | None], Awaitable[Answered]]
 
 
 class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -78,26 +79,32 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             for task in working:
                 task.cancel()
 
-    async def ask(self, request: InferenceRequested, traceparent: str) -> InferenceCompleted:
+    async def ask(
+        self, request: InferenceRequested, traceparent: str, on_text: OnText | None = None
+    ) -> InferenceCompleted:
         """The answer to a request that did not come through the topic; it is recorded as those are.
 
         Whoever waits may go; the call goes on. Raises what kept the answer from being written.
         """
         heard: asyncio.Future[InferenceCompleted] = asyncio.get_running_loop().create_future()
-        call = asyncio.create_task(self._asked(request, traceparent, heard))
+        call = asyncio.create_task(self._asked(request, traceparent, heard, on_text))
         self._calls.add(call)
         call.add_done_callback(self._ended)
         return await heard
 
     async def _asked(
-        self, request: InferenceRequested, traceparent: str, heard: asyncio.Future[InferenceCompleted]
+        self,
+        request: InferenceRequested,
+        traceparent: str,
+        heard: asyncio.Future[InferenceCompleted],
+        on_text: OnText | None,
     ) -> None:
         def hear(completed: InferenceCompleted) -> None:
             if not heard.done():
                 heard.set_result(completed)
 
         try:
-            await self._route(request, traceparent, hear)
+            await self._route(request, traceparent, hear, on_text)
         except Exception as error:  # nobody reads it again: its client does
             log.warning("direct_request_failed", event_id=request.id, error=f"{type(error).__name__}: {error}")
             if not heard.done():
@@ -183,7 +190,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._route(request, header(record.headers, "traceparent"))
 
     async def _route(
-        self, request: InferenceRequested, given: str | None, hear: Callable[[InferenceCompleted], None] | None = None
+        self,
+        request: InferenceRequested,
+        given: str | None,
+        hear: Callable[[InferenceCompleted], None] | None = None,
+        on_text: OnText | None = None,
     ) -> None:
         # The same id twice at once: the second waits for the first, and then finds its answer.
         while (first := self._first.get(request.id)) is not None:
@@ -199,7 +210,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 span.set_attribute(names.ATTR_TASK, request.task_key)
                 # Of this record's own asyncio task, which ends with it: nothing is to be unbound.
                 bind_contextvars(event_id=request.id, task=request.task_key)
-                await self._once(request, traceparent_of(span), hear)
+                await self._once(request, traceparent_of(span), hear, on_text)
         finally:
             del self._first[request.id]
             mine.set_result(None)
@@ -209,6 +220,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         request: InferenceRequested,
         traceparent: str | None,
         hear: Callable[[InferenceCompleted], None] | None,
+        on_text: OnText | None,
     ) -> None:
         known = await self._done.begin(request.id)
         if known is not None:
@@ -219,7 +231,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         try:
             with metrics().in_flight.track_inprogress():
-                answered = await self._answer(request)
+                answered = await self._answer(request, on_text)
                 if answered.parked is not None:
                     await self._say(answered.parked, traceparent)
                     await self._done.give_up(request.id)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -17,16 +18,27 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from services.router.edge.asked import Asked, BadBody, read_body
-from services.router.edge.shapes import chunks, completion_body, error_body, error_of, headers_of
+from services.router.edge.shapes import (
+    Chunks,
+    completion_body,
+    completion_of,
+    error_body,
+    error_of,
+    headers_of,
+    headers_of_teacher,
+)
 from stillhouse.bus import new_traceparent
 from stillhouse.events import MAX_RECORD_BYTES, InferenceCompleted, InferenceRequested
-from stillhouse.models.chat.completion import Completion
+from stillhouse.models.chat.completion import OnText
 from stillhouse.tasks import Task
 from stillhouse.telemetry.tracing import span_context_of
 
 LONGEST_MS: Final = 600_000  # a client of HTTP waits; it is never parked
+EVENTS: Final = "text/event-stream"
+UNAVAILABLE: Final = error_body("the answer could not be recorded; try again.", "server_error", code="unavailable")
 
-Ask = Callable[[InferenceRequested, str], Awaitable[InferenceCompleted]]  # request, traceparent
+# Request, traceparent, who takes its pieces as they come.
+Ask = Callable[[InferenceRequested, str, OnText | None], Coroutine[Any, Any, InferenceCompleted]]
 
 log = structlog.get_logger()
 
@@ -78,25 +90,30 @@ class Edge:
             return Response(status_code=499)
         given = request.headers.get("traceparent")
         traceparent = given if given is not None and span_context_of(given) is not None else new_traceparent()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
+        asking = asyncio.create_task(self._ask(event, traceparent, pieces.put_nowait if asked.stream else None))
+        asking.add_done_callback(lambda _: pieces.put_nowait(None))
+        first = await pieces.get()
+        chunks = Chunks(event.id, asked.task_key.removeprefix("default/"), usage=asked.usage)
+        if first is not None:
+            headers = headers_of_teacher(event.id, _trace_id(traceparent))
+            return StreamingResponse(_as_it_comes(chunks, first, pieces, asking), headers=headers, media_type=EVENTS)
         try:
-            completed = await self._ask(event, traceparent)
+            completed = await asking
         except (KafkaError, RedisError, OSError) as error:
             log.warning("edge_not_answered", event_id=event.id, error=f"{type(error).__name__}: {error}")
-            said = error_body("the answer could not be recorded; try again.", "server_error", code="unavailable")
-            return JSONResponse(said, 503, {"retry-after": "1"})
-        headers = headers_of(completed, traceparent.split("-")[1] if traceparent else None)
+            return JSONResponse(UNAVAILABLE, 503, {"retry-after": "1"})
+        headers = headers_of(completed, _trace_id(traceparent))
         if completed.failure is not None:
             status, body = error_of(completed.failure)
             return JSONResponse(body, status, headers)
-        answer = completed.student if completed.served_by == "student" else completed.teacher
-        finish = answer.finish_reason if answer is not None else None
-        tokens = (answer.input_tokens, answer.output_tokens) if answer is not None else (0, 0)
-        completion = Completion.of(completed.output or "", finish, *tokens)
-        model = asked.task_key.removeprefix("default/")
+        said = completion_of(completed)
         if asked.stream:
-            events = chunks(completed, completion, model, usage=asked.usage)
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-        return JSONResponse(completion_body(completed, completion, model), headers=headers)
+            text = [chunks.text(said.content)] if said.content else []
+            return StreamingResponse(
+                iter([chunks.begin(), *text, *chunks.end(said)]), headers=headers, media_type=EVENTS
+            )
+        return JSONResponse(completion_body(completed, said, asked.task_key.removeprefix("default/")), headers=headers)
 
     def _event(self, asked: Asked, key: str | None) -> InferenceRequested:
         """The request as an event. Raises `BadBody`."""
@@ -149,6 +166,32 @@ class Edge:
             "give a valid key: `Authorization: Bearer ...`.", "invalid_request_error", None, "invalid_api_key"
         )
         return JSONResponse(said, 401, {"www-authenticate": "Bearer"})
+
+
+async def _as_it_comes(
+    chunks: Chunks, first: str, pieces: asyncio.Queue[str | None], asking: asyncio.Task[InferenceCompleted]
+) -> AsyncIterator[bytes]:
+    """The events of an answer whose pieces come while it is written."""
+    yield chunks.begin()
+    piece: str | None = first
+    while piece is not None:
+        yield chunks.text(piece)
+        piece = await pieces.get()
+    try:
+        completed = await asking
+    except (KafkaError, RedisError, OSError) as error:
+        log.warning("edge_not_answered", error=f"{type(error).__name__}: {error}")
+        yield chunks.broken(UNAVAILABLE)
+        return
+    if completed.failure is not None:
+        yield chunks.broken(error_of(completed.failure)[1])
+        return
+    for event in chunks.end(completion_of(completed)):
+        yield event
+
+
+def _trace_id(traceparent: str | None) -> str | None:
+    return traceparent.split("-")[1] if traceparent else None
 
 
 async def _body(request: Request) -> bytes:

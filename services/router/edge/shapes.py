@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -47,37 +48,65 @@ def headers_of(completed: InferenceCompleted, trace_id: str | None) -> dict[str,
     return {name: value for name, value in said.items() if value is not None}
 
 
+def headers_of_teacher(request_id: str, trace_id: str | None) -> dict[str, str]:
+    """The same for an answer that is still being written: that is the teacher's, and its cost is not known yet."""
+    said = {"x-request-id": request_id, "x-stillhouse-served-by": "teacher", "x-stillhouse-trace-id": trace_id}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def completion_of(completed: InferenceCompleted) -> Completion:
+    """What an event that is no failure answers."""
+    answer = completed.student if completed.served_by == "student" else completed.teacher
+    if answer is None:
+        return Completion(completed.output)
+    return Completion.of(completed.output or "", answer.finish_reason, answer.input_tokens, answer.output_tokens)
+
+
 def completion_body(completed: InferenceCompleted, said: Completion, model: str) -> dict[str, Any]:
     """A `chat.completion`."""
     message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
     if said.tool_calls:
         message["tool_calls"] = [call.model_dump() for call in said.tool_calls]
     choice = {"index": 0, "message": message, "finish_reason": said.finish_reason, "logprobs": None}
-    return _head(completed, model, "chat.completion") | {"choices": [choice], "usage": _usage(said)}
+    return _head(completed.request_id, model, "chat.completion") | {"choices": [choice], "usage": _usage(said)}
 
 
-def chunks(completed: InferenceCompleted, said: Completion, model: str, *, usage: bool) -> Iterator[bytes]:
-    """The same as server-sent events."""
-    head = _head(completed, model, "chat.completion.chunk")
+class Chunks:
+    """The same answer as server-sent events, piece by piece."""
 
-    def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def __init__(self, request_id: str, model: str, *, usage: bool) -> None:
+        """`usage`: an event with it comes before the end."""
+        self._head = _head(request_id, model, "chat.completion.chunk")
+        self._usage = usage
+
+    def begin(self) -> bytes:
+        """Whose message it is."""
+        return self._event({"role": "assistant", "content": ""})
+
+    def text(self, piece: str) -> bytes:
+        """The next piece of its text."""
+        return self._event({"content": piece})
+
+    def end(self, said: Completion) -> Iterator[bytes]:
+        """Everything after the text."""
+        for number, call in enumerate(said.tool_calls):
+            yield self._event({"tool_calls": [{"index": number, **call.model_dump()}]})
+        yield self._event({}, said.finish_reason)
+        if self._usage:
+            yield _event(self._head | {"choices": [], "usage": _usage(said)})
+        yield b"data: [DONE]\n\n"
+
+    def broken(self, body: dict[str, Any]) -> bytes:
+        """An error in the middle of an answer, in its own shape."""
+        return _event(body)
+
+    def _event(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return _event(head | {"choices": [choice]} | ({"usage": None} if usage else {}))
-
-    yield event({"role": "assistant", "content": ""})
-    if said.content:
-        yield event({"content": said.content})
-    for number, call in enumerate(said.tool_calls):
-        yield event({"tool_calls": [{"index": number, **call.model_dump()}]})
-    yield event({}, said.finish_reason)
-    if usage:
-        yield _event(head | {"choices": [], "usage": _usage(said)})
-    yield b"data: [DONE]\n\n"
+        return _event(self._head | {"choices": [choice]} | ({"usage": None} if self._usage else {}))
 
 
-def _head(completed: InferenceCompleted, model: str, kind: str) -> dict[str, Any]:
-    created = int(completed.time.timestamp())
-    return {"id": f"chatcmpl-{completed.request_id}", "object": kind, "created": created, "model": model}
+def _head(request_id: str, model: str, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{request_id}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def _usage(said: Completion) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from openai import APIStatusError, AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
+from openai import APIError, APIStatusError, AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from services.router.app import build_app
@@ -130,6 +130,44 @@ async def test_a_stream_has_the_same_answer_in_events(settings, upstream) -> Non
     assert [event.choices[0].finish_reason for event in events if event.choices][-1] == "stop"
     assert events[-1].usage.completion_tokens == 7
     assert len({event.id for event in events}) == 1
+
+
+async def test_a_stream_comes_while_it_is_written_and_is_recorded_whole(settings, upstream) -> None:  # noqa: F811
+    upstream.pieces = ["It ", "is ", "fine."]
+    async with edge(settings, upstream) as client:
+        stream = await client.chat.completions.create(
+            model="write", messages=HELLO, stream=True, extra_headers={"Idempotency-Key": "one"}
+        )
+        read: list[str] = []
+
+        async def follow() -> None:
+            async for event in stream:
+                read.extend(choice.delta.content for choice in event.choices if choice.delta.content)
+
+        following = asyncio.create_task(follow())
+        for count in range(1, 4):  # each piece is there before the next one is written
+            upstream.go.set()
+            async with asyncio.timeout(20):
+                while len(read) < count:
+                    await asyncio.sleep(0.01)
+        await following
+        again = await client.chat.completions.create(
+            model="write", messages=HELLO, extra_headers={"Idempotency-Key": "one"}
+        )
+    assert read == ["It ", "is ", "fine."]
+    assert (again.choices[0].message.content, again.usage.completion_tokens) == ("It is fine.", 7)
+    assert len(upstream.asked) == 1
+
+
+async def test_a_stream_that_breaks_off_says_so_and_is_not_asked_for_again(settings, upstream) -> None:  # noqa: F811
+    upstream.pieces, upstream.cut = ["It "], True
+    async with edge(settings, upstream) as client:
+        stream = await client.chat.completions.create(model="write", messages=HELLO, stream=True)
+        upstream.go.set()
+        with pytest.raises(APIError, match="no completion"):
+            async for _ in stream:
+                pass
+    assert len(upstream.asked) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

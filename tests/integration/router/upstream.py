@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stillhouse.embedded.ports import free_port
@@ -26,6 +27,9 @@ class Upstream:
         self.say: dict[str, Any] = {"role": "assistant", "content": "fine"}
         self.finish = "stop"
         self.before: list[Response] = []
+        self.pieces: list[str] = []  # of a streamed answer; the next one only when `go` is set
+        self.go = asyncio.Event()
+        self.cut = False  # the stream ends in mid-answer
 
     @property
     def url(self) -> str:
@@ -51,8 +55,25 @@ class Upstream:
         self.asked.append(await request.json())
         if self.before:
             return self.before.pop(0)
+        if self.asked[-1].get("stream") and self.pieces:
+            return StreamingResponse(self._events(), media_type="text/event-stream")
         choice = {"index": 0, "finish_reason": self.finish, "message": self.say}
         usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
         return JSONResponse(
             {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
         )
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            await self.go.wait()
+            self.go.clear()
+            yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
+        if self.cut:
+            return
+        yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        yield _event({"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7}})
+        yield b"data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body).encode() + b"\n\n"

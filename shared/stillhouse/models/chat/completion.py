@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from stillhouse.models.chat.request import ChatRequest, FunctionCall, ToolCall
 
+OnText = Callable[[str], None]  # takes the next piece of an answer
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
@@ -64,8 +66,11 @@ class ChatModel(Protocol):
         """Names what answers."""
         ...
 
-    async def complete(self, request: ChatRequest) -> Completion:
-        """The answer to one request. Raises `ModelError`."""
+    async def complete(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
+        """The answer to one request, and its text in pieces as they come, where somebody wants them.
+
+        Raises `ModelError`; pieces that came before are then all that there is.
+        """
         ...
 
     async def close(self) -> None:

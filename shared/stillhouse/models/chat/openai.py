@@ -12,19 +12,21 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import aiohttp
 
-from stillhouse.models.chat.completion import Completion, finish_of
-from stillhouse.models.chat.request import ChatRequest, ToolCall
+from stillhouse.models.chat.completion import Completion, OnText, finish_of
+from stillhouse.models.chat.replies import MOST_BYTES, NoCompletion, Reply, read_stream, read_whole
+from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 
 ATTEMPTS: Final = 3
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 20.0
 CONNECT_S: Final = 10.0
-MOST_BYTES: Final = 16_000_000  # of an answer: what is larger is no answer
+MOST_OF_AN_ERROR: Final = 100_000  # bytes
 PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 Price = Callable[[int, int], float]  # input tokens, output tokens -> USD
@@ -46,21 +48,27 @@ class OpenAITeacher:
         """The model's name, as the endpoint knows it."""
         return self._model
 
-    async def complete(self, request: ChatRequest) -> Completion:
+    async def complete(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
         """The endpoint's first choice. Raises `ModelError`."""
-        body = json.dumps(request.upstream(self._model), ensure_ascii=False).encode()
+        asked = request.upstream(self._model)
+        if on_text is not None:
+            asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        body = json.dumps(asked, ensure_ascii=False).encode()
         started = time.perf_counter()
-        for attempt in range(1, ATTEMPTS + 1):
-            status, said, after = await self._post(body)
-            if status == 200:
-                return self._read(said, started)
-            if status not in PASSING and status != 0:
-                raise ModelError(f"the teacher {self._model} refused with status {status}{_told(said)}")
-            if attempt < ATTEMPTS:
+        refused: Refused | None = None
+        for attempt in range(ATTEMPTS):
+            if refused is not None:
                 growing = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-                await asyncio.sleep(min(LONGEST_PAUSE_S, growing if after is None else after))
-        why = f"answered with status {status}{_told(said)}" if status else f"could not be reached ({said.decode()})"
-        raise ModelError(f"the teacher {self._model} {why}, {ATTEMPTS} times")
+                await asyncio.sleep(min(LONGEST_PAUSE_S, growing if refused.after_s is None else refused.after_s))
+            said = await self._post(body, on_text)
+            if isinstance(said, Reply):
+                return self._priced(said, started)
+            refused = said
+            if refused.status not in PASSING and refused.status != 0:
+                raise ModelError(f"the teacher {self._model} refused with status {refused.status}{refused.told}")
+        assert refused is not None
+        why = f"answered with status {refused.status}" if refused.status else "could not be reached"
+        raise ModelError(f"the teacher {self._model} {why}{refused.told}, {ATTEMPTS} times")
 
     async def close(self) -> None:
         """Close its connections."""
@@ -68,18 +76,25 @@ class OpenAITeacher:
             await self._session.close()
             self._session = None
 
-    async def _post(self, body: bytes) -> tuple[int, bytes, float | None]:
-        """Status, body and `Retry-After`; status 0 with the reason where there was no answer."""
+    async def _post(self, body: bytes, on_text: OnText | None) -> Reply | Refused:
+        """The reply, or why there is none yet. Raises `ModelError` where it is broken, or broke off in mid-answer."""
+        begun = False
         try:
             async with self._connected().post(self._url, data=body) as reply:
-                said = await reply.content.read(MOST_BYTES + 1)
-                while len(said) <= MOST_BYTES and not reply.content.at_eof():
-                    said += await reply.content.read(MOST_BYTES + 1 - len(said))
-                if len(said) > MOST_BYTES:
-                    raise ModelError(f"the teacher {self._model} sent more than {MOST_BYTES:,} bytes")
-                return reply.status, said, _seconds(reply.headers.get("Retry-After"))
+                if reply.status != 200:
+                    told = _told(await reply.content.read(MOST_OF_AN_ERROR))
+                    return Refused(reply.status, told, _seconds(reply.headers.get("Retry-After")))
+                begun = on_text is not None
+                try:
+                    if on_text is not None and reply.content_type == "text/event-stream":
+                        return await read_stream(reply.content, on_text)
+                    return read_whole(await _bounded(reply.content))
+                except NoCompletion as error:
+                    raise ModelError(f"the teacher {self._model} answered with no completion ({error})") from None
         except (aiohttp.ClientError, OSError) as error:
-            return 0, type(error).__name__.encode(), None
+            if begun:  # pieces may be with the client: asked again, it would read the beginning twice
+                raise ModelError(f"the teacher {self._model} broke off ({type(error).__name__})") from None
+            return Refused(0, f" ({type(error).__name__})", None)
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -94,29 +109,34 @@ class OpenAITeacher:
             )
         return self._session
 
-    def _read(self, said: bytes, started: float) -> Completion:
-        try:
-            reply: dict[str, Any] = json.loads(said)
-            choice = reply["choices"][0]
-            message, usage = choice["message"], reply.get("usage") or {}
-            calls = tuple(ToolCall.model_validate(call) for call in message.get("tool_calls") or ())
-            content = message.get("content")
-            if content is not None and not isinstance(content, str):
-                raise TypeError("content is no text")
-            tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"the teacher {self._model} answered with no completion ({type(error).__name__})"
-            ) from None
+    def _priced(self, said: Reply, started: float) -> Completion:
         return Completion(
-            content=content,
-            tool_calls=calls,
-            finish_reason=finish_of(choice.get("finish_reason"), calls=bool(calls)),
-            input_tokens=tokens[0],
-            output_tokens=tokens[1],
-            cost_usd=self._price(*tokens),
+            content=said.content,
+            tool_calls=said.tool_calls,
+            finish_reason=finish_of(said.finish, calls=bool(said.tool_calls)),
+            input_tokens=said.input_tokens,
+            output_tokens=said.output_tokens,
+            cost_usd=self._price(said.input_tokens, said.output_tokens),
             latency_ms=1000 * (time.perf_counter() - started),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No answer: HTTP status (0: nobody was there), the endpoint's own words, and when to ask again."""
+
+    status: int
+    told: str
+    after_s: float | None
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    said = bytearray()
+    async for chunk in content.iter_any():
+        said += chunk
+        if len(said) > MOST_BYTES:
+            raise NoCompletion(f"it is larger than {MOST_BYTES:,} bytes")
+    return bytes(said)
 
 
 def _told(said: bytes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillhouse.models.chat.completion import Completion
+from stillhouse.models.chat.completion import Completion, OnText
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 
@@ -47,8 +47,8 @@ class RecordedTeacher:
     def __len__(self) -> int:
         return len(self._answers)
 
-    async def complete(self, request: ChatRequest) -> Completion:
-        """The recorded answer to the last question. Raises `ModelError` where there is none."""
+    async def complete(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
+        """The recorded answer to the last question, in one piece. Raises `ModelError` where there is none."""
         said = self._answers.get(_plain(request.question))
         if said is None:
             raise ModelError(

@@ -1,0 +1,98 @@
+"""What an OpenAI-compatible endpoint sends back: one JSON object, or server-sent events with pieces of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from stillhouse.models.chat.completion import OnText
+from stillhouse.models.chat.request import FunctionCall, ToolCall
+
+MOST_BYTES: Final = 16_000_000  # of an answer: what is larger is no answer
+
+
+class NoCompletion(Exception):
+    """What came is no completion; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The first choice, as the endpoint gave it."""
+
+    content: str | None
+    tool_calls: tuple[ToolCall, ...]
+    finish: object
+    input_tokens: int
+    output_tokens: int
+
+
+def read_whole(body: bytes) -> Reply:
+    """A `chat.completion`. Raises `NoCompletion`."""
+    try:
+        said: dict[str, Any] = json.loads(body)
+        choice = said["choices"][0]
+        message = choice["message"]
+        calls = tuple(ToolCall.model_validate(call) for call in message.get("tool_calls") or ())
+        content = message.get("content")
+        if content is not None and not isinstance(content, str):
+            raise TypeError("content is no text")
+        return Reply(content, calls, choice.get("finish_reason"), *_usage(said))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise NoCompletion(type(error).__name__) from None
+
+
+async def read_stream(lines: AsyncIterable[bytes], on_text: OnText) -> Reply:
+    """`chat.completion.chunk`s, line by line; each piece of text is handed on at once. Raises `NoCompletion`.
+
+    A stream that ends without `[DONE]` and without a finish reason was cut off.
+    """
+    pieces: list[str] = []
+    calls: dict[int, dict[str, str]] = {}
+    finish: object = None
+    usage, size, done = (0, 0), 0, False
+    async for line in lines:
+        size += len(line)
+        if size > MOST_BYTES:
+            raise NoCompletion(f"it is larger than {MOST_BYTES:,} bytes")
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            done = True
+            break
+        try:
+            said: dict[str, Any] = json.loads(data)
+            if (error := said.get("error")) is not None:
+                raise NoCompletion(str(error.get("message", "error") if isinstance(error, dict) else error)[:200])
+            usage = _usage(said) if said.get("usage") else usage
+            for choice in said["choices"][:1]:
+                delta = choice.get("delta") or {}
+                if delta.get("content"):
+                    pieces.append(str(delta["content"]))
+                    on_text(pieces[-1])
+                for call in delta.get("tool_calls") or ():
+                    _add(calls.setdefault(int(call.get("index", 0)), {"id": "", "name": "", "arguments": ""}), call)
+                finish = choice.get("finish_reason") or finish
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise NoCompletion(type(error).__name__) from None
+    if not done and finish is None:
+        raise NoCompletion("the stream ended too early")
+    said_calls = tuple(
+        ToolCall(id=call["id"], function=FunctionCall(name=call["name"], arguments=call["arguments"]))
+        for _, call in sorted(calls.items())
+    )
+    return Reply("".join(pieces) if pieces or not said_calls else None, said_calls, finish, *usage)
+
+
+def _add(call: dict[str, str], piece: dict[str, Any]) -> None:
+    call["id"] = call["id"] or str(piece.get("id") or "")
+    function = piece.get("function") or {}
+    for key in ("name", "arguments"):
+        call[key] += str(function.get(key) or "")
+
+
+def _usage(said: dict[str, Any]) -> tuple[int, int]:
+    usage = said.get("usage") or {}
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
