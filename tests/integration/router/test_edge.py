@@ -135,21 +135,23 @@ async def test_a_stream_has_the_same_answer_in_events(settings, upstream) -> Non
 async def test_a_stream_comes_while_it_is_written_and_is_recorded_whole(settings, upstream) -> None:  # noqa: F811
     upstream.pieces = ["It ", "is ", "fine."]
     async with edge(settings, upstream) as client:
+        upstream.go.set()
         stream = await client.chat.completions.create(
             model="write", messages=HELLO, stream=True, extra_headers={"Idempotency-Key": "one"}
         )
-        read: list[str] = []
+        pieces: asyncio.Queue[str] = asyncio.Queue()
 
         async def follow() -> None:
             async for event in stream:
-                read.extend(choice.delta.content for choice in event.choices if choice.delta.content)
+                for choice in event.choices:
+                    if choice.delta.content:
+                        pieces.put_nowait(choice.delta.content)
 
         following = asyncio.create_task(follow())
-        for count in range(1, 4):  # each piece is there before the next one is written
+        read = []
+        for _ in range(3):  # each piece is there before the next one is written
+            read.append(await asyncio.wait_for(pieces.get(), 20))
             upstream.go.set()
-            async with asyncio.timeout(20):
-                while len(read) < count:
-                    await asyncio.sleep(0.01)
         await following
         again = await client.chat.completions.create(
             model="write", messages=HELLO, extra_headers={"Idempotency-Key": "one"}
@@ -162,8 +164,8 @@ async def test_a_stream_comes_while_it_is_written_and_is_recorded_whole(settings
 async def test_a_stream_that_breaks_off_says_so_and_is_not_asked_for_again(settings, upstream) -> None:  # noqa: F811
     upstream.pieces, upstream.cut = ["It "], True
     async with edge(settings, upstream) as client:
-        stream = await client.chat.completions.create(model="write", messages=HELLO, stream=True)
         upstream.go.set()
+        stream = await client.chat.completions.create(model="write", messages=HELLO, stream=True)
         with pytest.raises(APIError, match="no completion"):
             async for _ in stream:
                 pass
