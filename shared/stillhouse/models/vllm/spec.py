@@ -50,3 +50,18 @@ def weights_bytes(folder: Path) -> int:
     if not weights:
         raise ModelError(f"{folder}: holds no .safetensors; write the checkpoint with safe serialisation.")
     return sum(path.stat().st_size for path in weights)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """What the supervisor of a replica says about it in `replica.json`."""
+
+    state: Literal["starting", "ready", "failed", "ended"]
+    pid: int  # the supervisor's
+    vllm_pid: int | None = None
+    port: int | None = None
+    started: float = 0.0  # of this process of vLLM, in seconds since 1970
+    ready_s: float | None = None  # how long the last start took
+    restarts: int = 0
+    phase: str = ""
+    error: str = ""
