@@ -82,7 +82,7 @@ class OpenAITeacher:
         try:
             async with self._connected().post(self._url, data=body) as reply:
                 if reply.status != 200:
-                    told = told(await reply.content.read(MOST_OF_AN_ERROR))
+                    told = words_of(await reply.content.read(MOST_OF_AN_ERROR))
                     return Refused(reply.status, told, _seconds(reply.headers.get("Retry-After")))
                 begun = on_text is not None
                 try:
@@ -140,7 +140,7 @@ async def bounded(content: aiohttp.StreamReader) -> bytes:
     return bytes(said)
 
 
-def told(said: bytes) -> str:
+def words_of(said: bytes) -> str:
     """The endpoint's own words about an error, where they are in OpenAI's shape; never the whole body."""
     try:
         message = json.loads(said)["error"]["message"]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from stillhouse.models.chat.completion import Completion, OnText, finish_of
-from stillhouse.models.chat.openai import MOST_OF_AN_ERROR, bounded, told
+from stillhouse.models.chat.openai import MOST_OF_AN_ERROR, bounded, words_of
 from stillhouse.models.chat.replies import NoCompletion, Reply, read_whole
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
@@ -107,7 +107,7 @@ class VllmStudent:
         try:
             async with self._connected().post(url, data=body) as said:
                 if said.status != 200:
-                    why = told(await said.content.read(MOST_OF_AN_ERROR))
+                    why = words_of(await said.content.read(MOST_OF_AN_ERROR))
                     if said.status < 500:  # it answers; this request is what it does not take
                         self._breaker.well()
                     else:
