@@ -71,6 +71,4 @@ def list_(as_json: AsJson = False) -> None:
 def _bytes(folder: str) -> int:
     import os
 
-    return sum(
-        os.lstat(os.path.join(where, file)).st_size for where, _, files in os.walk(folder) for file in files
-    )
+    return sum(os.lstat(os.path.join(where, file)).st_size for where, _, files in os.walk(folder) for file in files)

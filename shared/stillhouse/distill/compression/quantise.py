@@ -62,11 +62,15 @@ def quantise(
 
 
 def _run(command: list[str], where: Path, scheme: str, say: Callable[[str], None]) -> None:
-    environment = clean_environ() | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = clean_environ() | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     process = subprocess.Popen(
         command,
         cwd=where,
-        env=environment,
+        env=clean_environ() | offline,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -29,7 +29,8 @@ class Completion:
     """An answer: text, tool calls or both. `cost_usd` is the call's price, `log_prob` a token's mean where known.
 
     `log_probs` are those of the chosen tokens, one for each; `margins` how much more likely each was than the best
-    other token, in log-probabilities. Both are empty where the model does not say.
+    other token, in log-probabilities, at most 30. Both are empty where the model does not say. Of an answer that is
+    held to a schema they are those among what the schema allows.
     """
 
     content: str | None

@@ -11,6 +11,7 @@ from stillhouse.models.chat.completion import OnText
 from stillhouse.models.chat.request import FunctionCall, ToolCall
 
 MOST_BYTES: Final = 16_000_000  # of an answer: what is larger is no answer
+MOST_MARGIN: Final = 30.0  # of a token; a grammar that forbids every other one would make it endless
 
 
 class NoCompletion(Exception):
@@ -98,7 +99,7 @@ def _add(call: dict[str, str], piece: dict[str, Any]) -> None:
 def _log_probs(choice: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Log-probability and margin of every token; both empty where none are told.
 
-    A token that another one was more likely than (a grammar forbade that, or it was drawn) has a negative margin.
+    Where an answer is held to a grammar, servers may tell what is left after it: a forced token is then sure.
     """
     log_probs, margins = [], []
     for token in (choice.get("logprobs") or {}).get("content") or ():
@@ -111,7 +112,7 @@ def _log_probs(choice: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
         ]
         log_probs.append(chosen)
         if others:
-            margins.append(chosen - max(others))
+            margins.append(min(MOST_MARGIN, chosen - max(others)))
     return tuple(log_probs), tuple(margins) if len(margins) == len(log_probs) else ()
 
 

