@@ -15,7 +15,9 @@ from stillhouse.models.vllm.spec import GIB, ServeSpec, weights_bytes
 from stillhouse.models.vllm.student import FAILURES, REFUSED_S, Breaker
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../../etc", "a\\b", "a b", "a\n", "-x", "a\0", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["", "..", ".hidden", "a/b", "../../etc", "a\\b", "a b", "a\n", "-x", "a\0", "x" * 200]
+)
 def test_an_id_that_is_no_plain_name_is_refused(name) -> None:
     with pytest.raises(ModelError, match="no plain name"):
         ServeSpec(name)
@@ -45,7 +47,7 @@ def test_what_may_hold_code_is_refused_by_name(tmp_path, file) -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
-    with pytest.raises(ModelError, match="no config.json"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         weights_bytes(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"no \.safetensors"):

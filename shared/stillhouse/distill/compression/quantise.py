@@ -70,7 +70,7 @@ def _run(command: list[str], where: Path, scheme: str, say: Callable[[str], None
     process = subprocess.Popen(
         command,
         cwd=where,
-        env=clean_environ() | offline,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
