@@ -24,6 +24,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from stillhouse.files import read_json as read_json
+from stillhouse.files import write_json as write_json
+
 MAX_ATTEMPTS: Final = 3
 PERMANENT: Final = 3  # exit status of a job that would fail every time
 RESULT_FILE: Final = "result.json"
@@ -284,24 +287,6 @@ def end_with_parent(every_s: float = 1.0) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` durably and at once: readers see the old file or the new one. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file, or None where there is no such file or it is cut off."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _out_of_memory_kills() -> int:

@@ -10,6 +10,7 @@ from stillhouse.cli import (
     dlq,
     doctor,
     documents,
+    environments,
     erase,
     gates,
     ledger,
@@ -51,3 +52,4 @@ app.add_typer(review.app, name="review", rich_help_panel="Orders")
 app.add_typer(gates.app, name="gate", rich_help_panel="What happens")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")
 app.add_typer(topics.app, name="topics", rich_help_panel="The platform on this machine")
+app.add_typer(environments.app, name="env", rich_help_panel="The platform on this machine")

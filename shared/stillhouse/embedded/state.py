@@ -10,6 +10,7 @@ from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stillhouse import files
 from stillhouse.embedded.broker import EmbeddedError
 
 Phase = Literal["starting", "ready", "stopping"]
@@ -107,17 +108,7 @@ def lock(home: Path) -> IO[str]:
 
 def is_locked(home: Path) -> bool:
     """Whether a profile runs in `home`."""
-    try:
-        file = _lock_file(home).open("r", encoding="utf-8")
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            # Shared, so that two who look at once do not take each other for a running profile.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return files.is_locked(_lock_file(home))
 
 
 def _lock_file(home: Path) -> Path:

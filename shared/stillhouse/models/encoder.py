@@ -7,7 +7,6 @@ times as many texts a second on a CPU with AVX-512 VNNI, but moved sentence vect
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.files import locked
 from stillhouse.models.artefact import MANIFEST_FILE, publish, verify
 from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, load_tokenizer
 from stillhouse.models.port import ModelError
@@ -112,15 +112,6 @@ class SentenceEncoder:
             if on_done:
                 on_done(min(start + BATCH, len(ids)))
         return vectors, counts
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes on `path`; it is released when this process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

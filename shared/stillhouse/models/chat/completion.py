@@ -26,7 +26,12 @@ def finish_of(said: object, *, calls: bool) -> FinishReason:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer: text, tool calls or both. `cost_usd` is the call's price, `log_prob` a token's mean where known."""
+    """An answer: text, tool calls or both. `cost_usd` is the call's price, `log_prob` a token's mean where known.
+
+    `log_probs` are those of the chosen tokens, one for each; `margins` how much more likely each was than the best
+    other token, in log-probabilities, at most 30. Both are empty where the model does not say. Of an answer that is
+    held to a schema they are those among what the schema allows.
+    """
 
     content: str | None
     tool_calls: tuple[ToolCall, ...] = ()
@@ -36,6 +41,8 @@ class Completion:
     cost_usd: float = 0.0
     latency_ms: float = 0.0
     log_prob: float | None = None
+    log_probs: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
 
     def as_output(self) -> str:
         """How it travels in an event: the text; where it calls tools, JSON of content and calls."""

@@ -11,6 +11,7 @@ from stillhouse.models.chat.completion import OnText
 from stillhouse.models.chat.request import FunctionCall, ToolCall
 
 MOST_BYTES: Final = 16_000_000  # of an answer: what is larger is no answer
+MOST_MARGIN: Final = 30.0  # of a token; a grammar that forbids every other one would make it endless
 
 
 class NoCompletion(Exception):
@@ -26,6 +27,8 @@ class Reply:
     finish: object
     input_tokens: int
     output_tokens: int
+    log_probs: tuple[float, ...] = ()  # of the chosen tokens
+    margins: tuple[float, ...] = ()  # chosen minus the best other's
 
 
 def read_whole(body: bytes) -> Reply:
@@ -38,7 +41,7 @@ def read_whole(body: bytes) -> Reply:
         content = message.get("content")
         if content is not None and not isinstance(content, str):
             raise TypeError("content is no text")
-        return Reply(content, calls, choice.get("finish_reason"), *_usage(said))
+        return Reply(content, calls, choice.get("finish_reason"), *_usage(said), *_log_probs(choice))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise NoCompletion(type(error).__name__) from None
 
@@ -91,6 +94,26 @@ def _add(call: dict[str, str], piece: dict[str, Any]) -> None:
     function = piece.get("function") or {}
     for key in ("name", "arguments"):
         call[key] += str(function.get(key) or "")
+
+
+def _log_probs(choice: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Log-probability and margin of every token; both empty where none are told.
+
+    Where an answer is held to a grammar, servers may tell what is left after it: a forced token is then sure.
+    """
+    log_probs, margins = [], []
+    for token in (choice.get("logprobs") or {}).get("content") or ():
+        chosen = float(token["logprob"])
+        # Two tokens may read the same; their bytes tell them apart.
+        others = [
+            float(other["logprob"])
+            for other in token.get("top_logprobs") or ()
+            if (other["token"], other.get("bytes")) != (token["token"], token.get("bytes"))
+        ]
+        log_probs.append(chosen)
+        if others:
+            margins.append(min(MOST_MARGIN, chosen - max(others)))
+    return tuple(log_probs), tuple(margins) if len(margins) == len(log_probs) else ()
 
 
 def _usage(said: dict[str, Any]) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Checkpoints made smaller, in an environment of their own."""

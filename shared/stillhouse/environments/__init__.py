@@ -1,0 +1,1 @@
+"""Python environments beside the one that runs Stillhouse, for packages whose pins exclude ours."""

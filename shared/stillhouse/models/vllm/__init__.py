@@ -1,0 +1,1 @@
+"""Students that write, served by vLLM: one server process for one immutable checkpoint."""

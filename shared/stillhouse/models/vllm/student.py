@@ -1,0 +1,198 @@
+"""A student that writes, behind vLLM: one attempt for each request, for the teacher is what it falls back on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from stillhouse.models.chat.completion import Completion, OnText, finish_of
+from stillhouse.models.chat.openai import MOST_OF_AN_ERROR, bounded, words_of
+from stillhouse.models.chat.replies import NoCompletion, Reply, read_whole
+from stillhouse.models.chat.request import ChatRequest
+from stillhouse.models.port import ModelError
+
+CONNECT_S: Final = 2.0
+FAILURES: Final = 5  # in a row: then nobody asks for a while
+REFUSED_S: Final = 5.0
+
+BaseUrl = Callable[[], str | None]  # a replica's address with `/v1`; None while it is not ready
+
+
+class VllmStudent:
+    """Asks the replica of one student, by a lease's address or a fixed one. Every failure is a `ModelError`.
+
+    An answer that was cut, or that is not the JSON that its schema asks for, is a failure too: the teacher answers.
+    """
+
+    def __init__(
+        self,
+        student_id: str,
+        base_url: BaseUrl,
+        *,
+        max_tokens: int = 512,
+        response_schema: Mapping[str, Any] | None = None,
+        concurrency: int = 16,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """`max_tokens` caps every answer; `response_schema` (JSON Schema) holds where a request names no format."""
+        self._id = student_id
+        self._base_url = base_url
+        self._max_tokens = max_tokens
+        self._format: dict[str, Any] | None = None
+        if response_schema is not None:
+            named = {"name": "answer", "schema": dict(response_schema), "strict": True}
+            self._format = {"type": "json_schema", "json_schema": named}
+        self._slots = asyncio.Semaphore(concurrency)
+        self._breaker = Breaker()
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def version(self) -> str:
+        """The student's id."""
+        return self._id
+
+    async def complete(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
+        """The student's answer with its log-probabilities. Raises `ModelError`.
+
+        `on_text` gets it in one piece: whether a student may answer is only known at its end.
+        """
+        asked = self._asked(request)
+        started = time.perf_counter()
+        async with self._slots:
+            url = self._base_url()
+            if url is None:
+                raise ModelError(f"the student {self._id} is not ready; its replica starts or has failed.")
+            self._breaker.enter(self._id)
+            reply = await self._post(f"{url.rstrip('/')}/chat/completions", json.dumps(asked).encode())
+        if reply.finish == "length":
+            raise self._invalid(f"cut after {reply.output_tokens} tokens")
+        if (schema := _schema_of(asked.get("response_format"))) is not None and not reply.tool_calls:
+            self._check(reply.content, schema)
+        if on_text is not None and reply.content:
+            on_text(reply.content)
+        return Completion(
+            content=reply.content,
+            tool_calls=reply.tool_calls,
+            finish_reason=finish_of(reply.finish, calls=bool(reply.tool_calls)),
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            latency_ms=1000 * (time.perf_counter() - started),
+            log_prob=sum(reply.log_probs) / len(reply.log_probs) if reply.log_probs else None,
+            log_probs=reply.log_probs,
+            margins=reply.margins,
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _asked(self, request: ChatRequest) -> dict[str, Any]:
+        asked = request.upstream(self._id)
+        named = [asked.pop(key) for key in ("max_tokens", "max_completion_tokens") if key in asked]
+        asked["max_tokens"] = min([self._max_tokens, *named])
+        asked.setdefault("temperature", 0)
+        if self._format is not None and "tools" not in asked:
+            asked.setdefault("response_format", self._format)
+        return asked | {"logprobs": True, "top_logprobs": 2}
+
+    async def _post(self, url: str, body: bytes) -> Reply:
+        try:
+            async with self._connected().post(url, data=body) as said:
+                if said.status != 200:
+                    why = words_of(await said.content.read(MOST_OF_AN_ERROR))
+                    if said.status < 500:  # it answers; this request is what it does not take
+                        self._breaker.well()
+                    else:
+                        self._breaker.failed()
+                    raise ModelError(f"the student {self._id} refused with status {said.status}{why}")
+                reply = read_whole(await bounded(said.content))
+        except NoCompletion as error:
+            self._breaker.failed()
+            raise ModelError(f"the student {self._id} answered with no completion ({error})") from None
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
+            self._breaker.failed()
+            raise ModelError(f"the student {self._id} could not be asked ({type(error).__name__})") from None
+        except asyncio.CancelledError:
+            self._breaker.left()
+            raise
+        self._breaker.well()
+        return reply
+
+    def _check(self, content: str | None, schema: Mapping[str, Any]) -> None:
+        try:
+            said = json.loads(content or "")
+        except (ValueError, RecursionError):
+            raise self._invalid("no JSON") from None
+        if schema.get("type") == "object" and not isinstance(said, dict):
+            raise self._invalid("no JSON object")
+        missing = [key for key in schema.get("required") or () if isinstance(said, dict) and key not in said]
+        if missing:
+            raise self._invalid(f"the key {missing[0]!r} is missing")
+
+    def _invalid(self, why: str) -> ModelError:
+        return ModelError(f"invalid output of the student {self._id} ({why}): escalates to the teacher")
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                headers={"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_S),
+                connector=aiohttp.TCPConnector(limit=0),  # how many at once is this student's setting
+                trust_env=False,
+            )
+        return self._session
+
+
+class Breaker:
+    """After some failures in a row nobody is let through for a while, then one at a time until one succeeds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._refused_until = 0.0
+        self._trying = False
+
+    def enter(self, student_id: str) -> None:
+        """Raises `ModelError` where nobody is let through now."""
+        if self._failures < FAILURES:
+            return
+        if self._trying or self._clock() < self._refused_until:
+            raise ModelError(f"the student {student_id} failed {self._failures} times in a row; it is tried again soon")
+        self._trying = True
+
+    def well(self) -> None:
+        """It answered."""
+        self._failures = 0
+        self._trying = False
+
+    def failed(self) -> None:
+        """It did not answer."""
+        self._failures += 1
+        self._trying = False
+        self._refused_until = self._clock() + REFUSED_S
+
+    def left(self) -> None:
+        """Whoever asked went away before it answered: that says nothing of it."""
+        self._trying = False
+
+
+def _schema_of(response_format: object) -> Mapping[str, Any] | None:
+    if not isinstance(response_format, dict):
+        return None
+    match response_format.get("type"):
+        case "json_schema":
+            named = response_format.get("json_schema")
+            schema = named.get("schema") if isinstance(named, dict) else None
+            return schema if isinstance(schema, dict) else {}
+        case "json_object":
+            return {"type": "object"}
+        case _:
+            return None
