@@ -115,7 +115,14 @@ def written_signals(log_probs: Sequence[float], margins: Sequence[float]) -> NDA
     values, leads = np.maximum(np.array(log_probs, dtype=np.float64), -LARGEST), np.array(margins, dtype=np.float64)
     leads = np.clip(leads, -LARGEST, LARGEST)
     return np.array(
-        [values.mean(), max(values.sum(), -10 * LARGEST), values.min(), leads.min(), leads.mean(), math.log(len(values))]
+        [
+            values.mean(),
+            max(values.sum(), -10 * LARGEST),
+            values.min(),
+            leads.min(),
+            leads.mean(),
+            math.log(len(values)),
+        ]
     )
 
 

@@ -86,9 +86,7 @@ AnyStudent = Annotated[
     Discriminator(
         lambda student: (
             "language_model"
-            if (
-                student.get("architecture") if isinstance(student, dict) else getattr(student, "architecture", None)
-            )
+            if (student.get("architecture") if isinstance(student, dict) else getattr(student, "architecture", None))
             == "causal_lm"
             else "classifier"
         )

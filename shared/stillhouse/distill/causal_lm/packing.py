@@ -37,9 +37,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        moved = (
-            t.to(device) for t in (self.ids, self.positions, self.mask, self.at, self.targets, self.weights)
-        )
+        moved = (t.to(device) for t in (self.ids, self.positions, self.mask, self.at, self.targets, self.weights))
         return Batch(*moved, self.tokens)
 
 

@@ -100,9 +100,9 @@ def tune(
         padding = int(tokenizer.eos_token_id)
         row = max(SHORTEST_ROW, max(len(example) for example in (*learnt, *shown)))
         choosing = [batch_of([[example] for example in shown[i : i + 8]], padding) for i in range(0, len(shown), 8)]
-        plan = [
-            step for epoch in range(math.ceil(candidate.epochs)) for step in _steps(learnt, candidate, row, epoch)
-        ][: max(1, round(candidate.epochs * len(_steps(learnt, candidate, row, 0))))]
+        plan = [step for epoch in range(math.ceil(candidate.epochs)) for step in _steps(learnt, candidate, row, epoch)][
+            : max(1, round(candidate.epochs * len(_steps(learnt, candidate, row, 0))))
+        ]
         rate = candidate.learning_rate or RATES[candidate.method]
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.0)

@@ -82,21 +82,13 @@ class OpenAITeacher:
         try:
             async with self._connected().post(self._url, data=body) as reply:
                 if reply.status != 200:
-<<<<<<< HEAD
-                    told = _told(await reply.content.read(MOST_OF_AN_ERROR))
-=======
                     told = words_of(await reply.content.read(MOST_OF_AN_ERROR))
->>>>>>> serving
                     return Refused(reply.status, told, _seconds(reply.headers.get("Retry-After")))
                 begun = on_text is not None
                 try:
                     if on_text is not None and reply.content_type == "text/event-stream":
                         return await read_stream(reply.content, on_text)
-<<<<<<< HEAD
-                    return read_whole(await _bounded(reply.content))
-=======
                     return read_whole(await bounded(reply.content))
->>>>>>> serving
                 except NoCompletion as error:
                     raise ModelError(f"the teacher {self._model} answered with no completion ({error})") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -138,12 +130,8 @@ class Refused:
     after_s: float | None
 
 
-<<<<<<< HEAD
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
-=======
 async def bounded(content: aiohttp.StreamReader) -> bytes:
     """All of a reply. Raises `NoCompletion` where it is larger than any answer."""
->>>>>>> serving
     said = bytearray()
     async for chunk in content.iter_any():
         said += chunk
@@ -152,11 +140,7 @@ async def bounded(content: aiohttp.StreamReader) -> bytes:
     return bytes(said)
 
 
-<<<<<<< HEAD
-def _told(said: bytes) -> str:
-=======
 def words_of(said: bytes) -> str:
->>>>>>> serving
     """The endpoint's own words about an error, where they are in OpenAI's shape; never the whole body."""
     try:
         message = json.loads(said)["error"]["message"]
