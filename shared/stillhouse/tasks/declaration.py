@@ -139,7 +139,8 @@ class Task(Section):
                 raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
         elif self.labels or self.students or isinstance(self.teacher, Teacher):
             raise ValueError(
-                "a task that generates has no labels, no [[student]], and a teacher of kind openai or recorded"
+                "a task that generates has no labels, no [[student]], and a teacher of kind openai, anthropic or "
+                "recorded"
             )
         return self
 
