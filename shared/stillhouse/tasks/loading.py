@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -15,6 +15,8 @@ from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
+
+TEACHERS: Final = ("ensemble", "openai", "anthropic", "recorded")
 
 
 class TaskFileError(Exception):
@@ -123,7 +125,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
     if where and where[0] == "teacher":  # the kind, by which it is told which keys there are, is no key
-        where[1:2] = [] if where[1:2] in (["ensemble"], ["openai"], ["recorded"]) else where[1:2]
+        where[1:2] = [] if where[1:2] in [[kind] for kind in TEACHERS] else where[1:2]
     if where and where[0] == "students":
         where[0] = "student"
         where = [part for part in where if part not in ("classifier", "language_model")]

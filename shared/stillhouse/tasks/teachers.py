@@ -90,13 +90,10 @@ class Teacher(_Any):
         return self.adjudicator.most_usd if self.adjudicator is not None else 0.0
 
 
-class Endpoint(_Any):
-    """A model behind an OpenAI-compatible endpoint: generate."""
+class _Endpoint(_Any):
+    """What models behind endpoints have."""
 
-    kind: Literal["openai"]
-    base_url: str = "https://api.openai.com/v1"
     model: str
-    api_key_env: str = Field(default="OPENAI_API_KEY", description="Name of the environment variable with the key.")
     usd_per_call: float = Field(ge=0, description="What a call costs on average: decisions are made with it.")
     price_model: str | None = Field(
         default=None,
@@ -125,6 +122,27 @@ class Endpoint(_Any):
         return max(0.0, self.price(4 * max_input_chars, self.max_output_tokens) - self.usd_per_call)
 
 
+class Endpoint(_Endpoint):
+    """A model behind an OpenAI-compatible endpoint: generate."""
+
+    kind: Literal["openai"]
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="Name of the environment variable with the key.")
+
+
+class AnthropicEndpoint(_Endpoint):
+    """A model behind Anthropic's Messages API: generate. Requests are translated; what cannot be is refused by name."""
+
+    kind: Literal["anthropic"]
+    base_url: str = "https://api.anthropic.com"
+    api_key_env: str = Field(default="ANTHROPIC_API_KEY", description="Name of the environment variable with the key.")
+    max_output_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="The longest answer where a request names none, and what a hard budget sets aside for one.",
+    )
+
+
 class Recording(_Any):
     """Answers of a file, replayed: generate. For trying out, tests and demonstrations; called `recorded` everywhere."""
 
@@ -137,8 +155,13 @@ def _kind(teacher: Any) -> str | None:
 
 
 AnyTeacher = Annotated[
-    Annotated[Teacher, Tag("ensemble")] | Annotated[Endpoint, Tag("openai")] | Annotated[Recording, Tag("recorded")],
+    Annotated[Teacher, Tag("ensemble")]
+    | Annotated[Endpoint, Tag("openai")]
+    | Annotated[AnthropicEndpoint, Tag("anthropic")]
+    | Annotated[Recording, Tag("recorded")],
     Discriminator(
-        _kind, custom_error_type="kind", custom_error_message="kind must be one of ensemble, openai and recorded"
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="kind must be one of ensemble, openai, anthropic and recorded",
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +46,26 @@ def read_whole(body: bytes) -> Reply:
         raise NoCompletion(type(error).__name__) from None
 
 
+async def data_of(lines: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The data of server-sent events, as long as all of them are no more than `MOST_BYTES`. Raises `NoCompletion`."""
+    size = 0
+    try:
+        async for line in lines:
+            size += len(line)
+            if size > MOST_BYTES:
+                raise NoCompletion(f"it is larger than {MOST_BYTES:,} bytes")
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+    except ValueError:  # aiohttp's, of a line longer than its buffer
+        raise NoCompletion("an event is too long") from None
+
+
+def refuse_error(said: dict[str, Any]) -> None:
+    """Raises `NoCompletion` with the endpoint's words where an event of a stream is an error."""
+    if (error := said.get("error")) is not None:
+        raise NoCompletion(str(error.get("message", "error") if isinstance(error, dict) else error)[:200])
+
+
 async def read_stream(lines: AsyncIterable[bytes], on_text: OnText) -> Reply:
     """`chat.completion.chunk`s, line by line; each piece of text is handed on at once. Raises `NoCompletion`.
 
@@ -54,21 +74,14 @@ async def read_stream(lines: AsyncIterable[bytes], on_text: OnText) -> Reply:
     pieces: list[str] = []
     calls: dict[int, dict[str, str]] = {}
     finish: object = None
-    usage, size, done = (0, 0), 0, False
-    async for line in lines:
-        size += len(line)
-        if size > MOST_BYTES:
-            raise NoCompletion(f"it is larger than {MOST_BYTES:,} bytes")
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
+    usage, done = (0, 0), False
+    async for data in data_of(lines):
         if data == b"[DONE]":
             done = True
             break
         try:
             said: dict[str, Any] = json.loads(data)
-            if (error := said.get("error")) is not None:
-                raise NoCompletion(str(error.get("message", "error") if isinstance(error, dict) else error)[:200])
+            refuse_error(said)
             usage = _usage(said) if said.get("usage") else usage
             for choice in said["choices"][:1]:
                 delta = choice.get("delta") or {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from stillhouse.models.chat.anthropic import AnthropicTeacher
 from stillhouse.models.chat.completion import ChatModel
 from stillhouse.models.chat.openai import OpenAITeacher
 from stillhouse.models.chat.recorded import RecordedTeacher
-from stillhouse.tasks import Endpoint, Recording, Task
+from stillhouse.tasks import AnthropicEndpoint, Endpoint, Recording, Task
 
 
 def chat_teacher(task: Task) -> ChatModel:
@@ -13,6 +14,10 @@ def chat_teacher(task: Task) -> ChatModel:
     match task.teacher:
         case Endpoint() as settings:
             return OpenAITeacher(settings.base_url, settings.model, settings.api_key_env, settings.price)
+        case AnthropicEndpoint() as settings:
+            return AnthropicTeacher(
+                settings.base_url, settings.model, settings.api_key_env, settings.price, settings.max_output_tokens
+            )
         case Recording() as settings:
             return RecordedTeacher(settings.file, settings.usd_per_call)
         case _:

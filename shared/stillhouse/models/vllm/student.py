@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from stillhouse.models.chat.completion import Completion, OnText, finish_of
-from stillhouse.models.chat.openai import MOST_OF_AN_ERROR, bounded, words_of
+from stillhouse.models.chat.posting import MOST_OF_AN_ERROR, bounded, words_of
 from stillhouse.models.chat.replies import NoCompletion, Reply, read_whole
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
