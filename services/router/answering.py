@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -71,14 +70,16 @@ class Answering:
         tasks: Mapping[str, Task],
         teachers: Mapping[str, Model | ChatModel],
         route_of: Callable[[str], RouteChanged | None],
-        student_of: Callable[[StudentRoute], Model | None],
+        student_of: Callable[[StudentRoute], Model | ChatModel | None],
         spending: Spending,
         meter: Meter,
         comparisons: Mapping[str, Comparison] | None = None,
+        starting: Callable[[StudentRoute], bool] = lambda student: False,
     ) -> None:
         """`route_of` gives the route in force of a task key; `student_of` a loaded student.
 
-        `comparisons` are those of tasks whose answers need not be equal to be the same.
+        `comparisons` are those of tasks whose answers need not be equal to be the same. `starting` tells students
+        that will answer soon and do not yet.
         """
         self._tasks = tasks
         self._teachers = teachers
@@ -87,6 +88,7 @@ class Answering:
         self._spending = spending
         self._meter = meter
         self._comparisons = comparisons or {}
+        self._starting = starting
         self._rules = {key: EscalationRules(task.teacher.escalate) for key, task in tasks.items()}
         self._slots = {key: asyncio.Semaphore(task.teacher.max_concurrency) for key, task in tasks.items()}
         self._tracer = trace.get_tracer("stillhouse.router")
@@ -115,6 +117,9 @@ class Answering:
             return _failed(request, "budget", refusal)
         route = self._route_of(task.key)
         chosen = plan(request, task, route, self._rules[task.key].match(request.input))
+        if any(self._starting(audit.student) for audit in chosen.audits):
+            # When a replica starts has nothing to do with what is asked, so what is left is a uniform sample still.
+            chosen = replace(chosen, audits=tuple(a for a in chosen.audits if not self._starting(a.student)))
         version = route.version if route is not None else 0
         return await _Call(self, request, task, chosen, version, started, on_text).run()
 
@@ -368,7 +373,7 @@ async def _complete(model: ChatModel, request: InferenceRequested, started: floa
     said = await model.complete(ChatRequest.of(request.input_type, request.input), on_text)
     return Answer(
         output=said.as_output(),
-        confidence=1.0 if said.log_prob is None else math.exp(said.log_prob),
+        confidence=1.0 if said.confidence is None else said.confidence,
         model=model.version,
         latency_ms=(time.perf_counter() - started) * 1000,
         cost_usd=said.cost_usd,

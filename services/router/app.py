@@ -38,9 +38,12 @@ from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import Service
 from stillhouse.bus.spending import Accounts, ledger_of
 from stillhouse.events import Event, InferenceCompleted, InferenceRequested, RouteChanged, StudentRoute, now
+from stillhouse.models.artefact import verify
+from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.completion import ChatModel, OnText
 from stillhouse.models.chat.teachers import chat_teacher
 from stillhouse.models.port import Model
+from stillhouse.models.vllm.served import ServedStudent
 from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
 from stillhouse.store import Store
@@ -60,8 +63,11 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
     workers = {key: WorkerModel.teacher(task, settings.home) for key, task in fitted.items()}
     chats = {key: chat_teacher(task) for key, task in tasks.items() if teachers is None and task.kind == "generate"}
 
-    def student(route: StudentRoute, of: RouteChanged) -> WorkerModel:
+    def student(route: StudentRoute, of: RouteChanged) -> WorkerModel | ServedStudent:
         price = tasks[of.task_key].usd_per_cpu_hour(now()) if of.task_key in tasks else 0.0
+        if route.architecture == ARCHITECTURE:
+            folder = verify(route.artefact)
+            return ServedStudent(folder, settings.home, usd_per_cpu_hour=price, url=settings.serving_url)
         return WorkerModel.student(route.artefact, route.student_id, price)
 
     redis = connect_redis(settings.redis)
@@ -78,7 +84,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
     models: Mapping[str, Model | ChatModel] = teachers if teachers is not None else {**workers, **chats}
     meter = Meter("routing", tasks)
     comparisons = comparisons_of(tasks, settings.home)
-    answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons)
+    answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons, students.starting)
     marks, bound = DoneMarks(redis), settings.router_max_in_flight
     intake = _Intake(settings.kafka, answering, marks, bound, consumption_of(broker))
     port = settings.router_edge_port

@@ -1,4 +1,4 @@
-"""The loaded students: one worker process for each artefact that a route names."""
+"""The loaded students: a worker process for each classifier that a route names, a replica of vLLM for each writer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from stillhouse.events import RouteChanged, StudentRoute
+from stillhouse.models.chat.completion import ChatModel
 from stillhouse.models.port import Model, ModelError
+from stillhouse.models.vllm.served import ServedStudent
 from stillhouse.models.worker_model import WorkerModel
 
 log = structlog.get_logger()
 
-Make = Callable[[StudentRoute, RouteChanged], WorkerModel]
+Make = Callable[[StudentRoute, RouteChanged], WorkerModel | ServedStudent]
 
 
 class Students:
@@ -21,19 +23,27 @@ class Students:
 
     def __init__(self, make: Make) -> None:
         self._make = make
-        self._loaded: dict[str, WorkerModel] = {}
+        self._loaded: dict[str, WorkerModel | ServedStudent] = {}
 
-    def get(self, student: StudentRoute) -> Model | None:
+    def get(self, student: StudentRoute) -> Model | ChatModel | None:
         """The loaded model of `student`, or None."""
         return self._loaded.get(student.artefact.sha256)
 
+    def starting(self, student: StudentRoute) -> bool:
+        """Whether it is a writer whose replica does not answer yet, or not any more: it is started by itself."""
+        model = self._loaded.get(student.artefact.sha256)
+        return isinstance(model, ServedStudent) and model.base_url() is None
+
     async def load(self, route: RouteChanged) -> None:
-        """Load every student of `route`. One that cannot be loaded is logged; its calls fall back to the teacher."""
+        """Load every student of `route`. One that cannot be loaded is logged; its calls fall back to the teacher.
+
+        A replica of vLLM is not waited for: it takes a minute, in which the teacher answers.
+        """
         for student in _students(route):
             if student.artefact.sha256 in self._loaded:
                 continue
-            model = self._make(student, route)
             try:
+                model = await asyncio.to_thread(self._make, student, route)
                 await model.start()
             except ModelError as error:
                 log.error("student_not_loaded", student_id=student.student_id, error=str(error))

@@ -13,10 +13,10 @@ import resource
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow.parquet as pq
 
@@ -28,11 +28,8 @@ from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
 from stillhouse.quality.corrections import suspect_labels
 from stillhouse.store import Store
-from stillhouse.tasks import StudentCandidate, Task
+from stillhouse.tasks import LanguageModel, StudentCandidate, Task
 from stillhouse.tasks.golden import read_golden
-
-if TYPE_CHECKING:
-    from stillhouse.distill.data import LabelledText
 
 JOB_FILE: Final = "job.json"
 CURVES_FILE: Final = "curves.json"
@@ -71,7 +68,7 @@ def _train(folder: Path) -> None:
     candidate, student_id = candidate_with(task.students[job["rung"]], job.get("changes", {})), str(job["student_id"])
     if job.get("batch_size"):  # halved after each time that memory ran out
         candidate = candidate.model_copy(update={"batch_size": int(job["batch_size"])})
-    report = _Progress(folder)
+    report = Progress(folder)
 
     report("dataset", 0.0)
     dataset, train, select, teacher_version, left_out = _data(folder, task, home, job)
@@ -79,6 +76,10 @@ def _train(folder: Path) -> None:
     target = home / "artefacts" / student_id
     if target.exists():
         artefact, export = reference(target), read_json(folder / "export.json") or {}
+    elif isinstance(candidate, LanguageModel):
+        from services.trainer.writing import make_writer
+
+        artefact, export = make_writer(folder, task, candidate, student_id, target, train, select, home, curves, report)
     else:
         artefact, export = _make(folder, task, candidate, student_id, target, train, select, curves, report)
 
@@ -108,18 +109,28 @@ def _make(
     candidate: StudentCandidate,
     student_id: str,
     target: Path,
-    texts: list[LabelledText],
-    select: list[LabelledText],
+    train_rows: list[Taught],
+    select_rows: list[Taught],
     curves: list[dict[str, Any]],
-    report: _Progress,
+    report: Progress,
 ) -> tuple[ArtefactRef, dict[str, Any]]:
     report("imports", 0.0)
     # Here and not above: importing torch takes seconds, and bad data should be found without it.
+    from stillhouse.distill.data import LabelledText
     from stillhouse.distill.export import export
     from stillhouse.distill.joint import train_joint
-    from stillhouse.distill.training import Progress, train
+    from stillhouse.distill.training import Progress as Epoch
+    from stillhouse.distill.training import train
 
-    def on_progress(progress: Progress) -> None:
+    texts, select = (
+        [
+            LabelledText(one.row["input"], one.row["output"], _distribution(one.row["distribution"]), one.weight)
+            for one in rows
+        ]
+        for rows in (train_rows, select_rows)
+    )
+
+    def on_progress(progress: Epoch) -> None:
         entry = asdict(progress)
         curves.append(entry)
         write_json(folder / CURVES_FILE, curves)
@@ -148,15 +159,21 @@ def _make(
     return publish(staging, target), numbers
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A recorded example as the store has it, and how much it counts."""
+
+    row: dict[str, Any]
+    weight: float
+
+
 def _data(
     folder: Path, task: Task, home: Path, job: dict[str, Any]
-) -> tuple[DatasetRef, list[LabelledText], list[LabelledText], str, int]:
-    """The frozen dataset (frozen now, or by an earlier attempt) with its texts from the store.
+) -> tuple[DatasetRef, list[Taught], list[Taught], str, int]:
+    """The frozen dataset (frozen now, or by an earlier attempt) with its examples from the store.
 
     The last is how many recorded examples were left out because they repeat the task's golden set.
     """
-    from stillhouse.distill.data import LabelledText
-
     cutoff = datetime.fromisoformat(job["cutoff"])
     since = datetime.fromisoformat(job["since"]) if job.get("since") else None
     store, golden = Store(home / "store"), _golden(task)
@@ -166,11 +183,15 @@ def _data(
     teacher_version = str(max(rows, key=lambda row: row["time"])["teacher_version"]) if rows else ""
     frozen = read_json(folder / "dataset.json")
     if frozen is None:
-        suspects = suspect_labels(
-            (row for row in store.reviews(task.key).to_pylist() if row["time"] <= cutoff),
-            teacher_version=teacher_version,
-            ceiling=task.review.max_corrected,
-            labels=len(task.labels),
+        suspects: set[str] = (
+            suspect_labels(
+                (row for row in store.reviews(task.key).to_pylist() if row["time"] <= cutoff),
+                teacher_version=teacher_version,
+                ceiling=task.review.max_corrected,
+                labels=len(task.labels),
+            )
+            if task.labels
+            else set()
         )
         taught = teachable(rows, suspects, teacher_version)
         by_group = task.group_by == "group"
@@ -198,17 +219,16 @@ def _data(
     times = [row["time"] for row in frozen_rows if row["split"] == "train"]
     replayed = replay_weight(times, since, task.drift.replay_share)
     by_id = {row["example_id"]: row for row in rows}
-    texts: dict[str, list[LabelledText]] = {"train": [], "select": []}
+    texts: dict[str, list[Taught]] = {"train": [], "select": []}
     for entry in frozen_rows:
         row = by_id.get(entry["example_id"])
-        if row is None or row["output"] not in task.labels:
+        if row is None or (task.labels and row["output"] not in task.labels):
             continue  # erased since, or answered with a label that the task no longer has
         weight = replayed if since is not None and entry["time"] <= since else 1.0
         if entry["split"] == "train" and row["provenance"] == "human":
             weight *= task.review.human_weight
         if weight > 0:
-            distribution = _distribution(row["distribution"])
-            texts[entry["split"]].append(LabelledText(row["input"], row["output"], distribution, weight))
+            texts[entry["split"]].append(Taught(row, weight))
     if not texts["train"] or not texts["select"]:
         raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
     return dataset, texts["train"], texts["select"], teacher_version, left_out
@@ -234,7 +254,7 @@ def _distribution(value: Any) -> dict[str, float]:
     return {str(label): float(share) for label, share in loaded.items()}
 
 
-class _Progress:
+class Progress:
     """Writes `progress.json`: phase, fraction, seconds, CPU seconds of all attempts, memory."""
 
     def __init__(self, folder: Path) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from services.validator.cases import Faced, Facts, Outcome, eligible
 from services.validator.examination import examine, leaked
+from services.validator.judged import Judged, Row, judged
 from services.validator.measure import peak_memory
 from stillhouse.events import StudentRoute, StudentTrained
 from stillhouse.models.artefact import folder_of, verify
 from stillhouse.models.language import language_identifier
 from stillhouse.models.port import ModelError
-from stillhouse.models.student import OnnxStudent
 from stillhouse.quality.self_agreement import repeats, teacher_agreement
 from stillhouse.store import Store
 from stillhouse.tasks import Task
@@ -23,32 +23,37 @@ from stillhouse.tasks.conditions import Memory, Slice
 from stillhouse.tasks.golden import read_golden
 
 
-def champion_loss(fixed: dict[str, Any] | None, compare: Comparison) -> Callable[[str, str], bool] | None:
-    """The live student's loss on an input with the teacher's answer; None where nothing asks for it."""
+def champion_loss(
+    fixed: dict[str, Any] | None, compare: Comparison, home: Path
+) -> Callable[[Sequence[Row]], list[bool]] | None:
+    """The live student's losses on cases with the teacher's answers; None where nothing asks for them."""
     if fixed is None:
         return None
     route = StudentRoute.model_validate(fixed)
     try:
-        model = OnnxStudent(verify(route.artefact))
+        model = judged(route.architecture, verify(route.artefact), home)
     except ModelError as error:
         raise LookupError(f"The live student {route.student_id} cannot be compared with: {error}") from None
 
-    def loss(text: str, teacher: str) -> bool:
-        label, confidence, _ = model.predict_text(text)
-        return confidence >= route.threshold and not compare.same(label, teacher)
+    def losses(rows: Sequence[Row]) -> list[bool]:
+        said, _ = model.answer(rows)
+        return [
+            confidence >= route.threshold and not compare.same(output, row["output"])
+            for row, (output, confidence) in zip(rows, said, strict=True)
+        ]
 
-    return loss
+    return losses
 
 
 def outcomes_of(
     task: Task,
     student: StudentTrained,
-    model: OnnxStudent,
+    model: Judged,
     store: Store,
     frozen: list[dict[str, Any]],
     known: set[str],
     compare: Comparison,
-    champion: Callable[[str, str], bool] | None,
+    champion: Callable[[Sequence[Row]], list[bool]] | None,
 ) -> tuple[list[Outcome], float]:
     """Outcomes of new gate cases in order of time, and CPU seconds of one prediction (0 without cases)."""
     learnt = {row["input_sha256"] for row in frozen} | {row["example_id"] for row in frozen}
@@ -57,9 +62,8 @@ def outcomes_of(
         for row in store.examples(task.key, since=student.dataset.cutoff).to_pylist()
         if eligible(row, student.dataset.cutoff, learnt, known)
     ][: max(0, task.gate.max_cases - len(known))]
-    started = time.process_time()
-    said = [model.predict_text(row["input"])[:2] for row in rows]
-    cpu_each = (time.process_time() - started) / len(rows) if rows else 0.0
+    said, cpu = model.answer(rows)
+    losses = champion(rows) if champion is not None else [None] * len(rows)
     language_of = _language_of(task)
     outcomes = [
         Outcome(
@@ -72,11 +76,11 @@ def outcomes_of(
             group=row["group"],
             chars=len(row["input"]),
             language=language_of(row["input"]),
-            champion_loss=champion(row["input"], row["output"]) if champion is not None else None,
+            champion_loss=lost,
         )
-        for (label, confidence), row in zip(said, rows, strict=True)
+        for (label, confidence), row, lost in zip(said, rows, losses, strict=True)
     ]
-    return outcomes, cpu_each
+    return outcomes, cpu / len(rows) if rows else 0.0
 
 
 def _language_of(task: Task) -> Callable[[str], str | None]:
@@ -94,7 +98,7 @@ def _language_of(task: Task) -> Callable[[str], str | None]:
 def facts_of(
     task: Task,
     student: StudentTrained,
-    model: OnnxStudent,
+    model: Judged,
     recorded: list[dict[str, Any]],
     frozen: list[dict[str, Any]],
     threshold: float,
@@ -109,7 +113,8 @@ def facts_of(
     learnt = 0
     if task.gate.golden is not None:
         golden = read_golden(task.gate.golden, task.labels)
-        faced = examine(task, golden, lambda text: model.predict_text(text)[:2], threshold)
+        said, _ = model.answer([{"input": case.input} for case in golden])
+        faced = examine(task, golden, said, threshold)
         ids = {row["example_id"] for row in frozen}
         texts = (row["input"] for row in recorded if row["example_id"] in ids)
         learnt = leaked(golden, texts, {row["input_sha256"] for row in frozen})

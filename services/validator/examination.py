@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 
 from services.validator.cases import Faced
 from stillhouse.models.rules import EscalationRules
@@ -13,17 +13,16 @@ from stillhouse.tasks.golden import GoldenCase
 
 
 def examine(
-    task: Task, cases: Sequence[GoldenCase], predict: Callable[[str], tuple[str, float]], threshold: float
+    task: Task, cases: Sequence[GoldenCase], said: Sequence[tuple[str, float]], threshold: float
 ) -> tuple[Faced, ...]:
-    """How the cascade of rules, student and threshold does on each of `cases`. `predict` gives label and confidence.
+    """How the cascade of rules, student and threshold does on each of `cases`. `said` holds its label and confidence for each.
 
     *policy* holds where the teacher answers or the label is right, *escalation* where the teacher answers, *factuality*
     where the student's own label is right, whether it would be served or not.
     """
     rules = EscalationRules(task.teacher.escalate)
     faced = []
-    for place, case in enumerate(cases, start=1):
-        label, confidence = predict(case.input)
+    for place, (case, (label, confidence)) in enumerate(zip(cases, said, strict=True), start=1):
         rule = rules.match(case.input)
         escalated = rule is not None or confidence < threshold
         right = label == case.label

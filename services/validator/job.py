@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 from services.validator.account import share, spent
 from services.validator.cases import Costs, Facts, Outcome
 from services.validator.evidence import champion_loss, facts_of, golden_version, outcomes_of
+from services.validator.judged import Judged, judged
 from services.validator.offline import judge
 from services.validator.report import render
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, StudentTrained
 from stillhouse.models.artefact import folder_of, verify
 from stillhouse.models.port import ModelError
-from stillhouse.models.student import OnnxStudent
 from stillhouse.quality.thresholds import choose_threshold
 from stillhouse.store import Store
 from stillhouse.tasks import Task
@@ -38,7 +38,6 @@ from stillhouse.tasks.comparators import Comparison, comparator_of
 from stillhouse.tasks.conditions import Recall
 
 FEWEST_UNBIASED: Final = 50  # select cases of the unbiased samples; with fewer, all select cases choose the threshold
-CONFIDENCE_TOLERANCE: Final = 1e-3
 REPLAY_WAIT_S: Final = 60.0
 
 
@@ -54,12 +53,13 @@ def main(folder: Path) -> int:
         try:
             task = Task.model_validate(job["task"]).priced(datetime.now(UTC))
             student = StudentTrained.model_validate(job["student"])
-            model = OnnxStudent(verify(student.artefact))
-            store = Store(Path(job["home"]) / "store")
+            home = Path(job["home"])
+            model = judged(student.architecture, verify(student.artefact), home)
+            store = Store(home / "store")
             if job["kind"] == "shadow":
                 result = replay(task, student, model, store, job["request_ids"])
             else:
-                result = offline(gate, task, student, model, store, Path(job["home"]))
+                result = offline(gate, task, student, model, store, home)
         except ModelError as error:
             # A student that does not load or answer will not be let through: that is a verdict, not a failed job.
             result = {"broken": str(error)}
@@ -71,9 +71,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def offline(
-    gate: Path, task: Task, student: StudentTrained, model: OnnxStudent, store: Store, home: Path
-) -> dict[str, Any]:
+def offline(gate: Path, task: Task, student: StudentTrained, model: Judged, store: Store, home: Path) -> dict[str, Any]:
     """Judge the student on select cases (threshold) and gate cases (everything else)."""
     compare = _comparison(task, home)
     frozen = pq.read_table(folder_of(ArtefactRef(uri=student.dataset.uri, sha256="", size=0))).to_pylist()
@@ -85,7 +83,7 @@ def offline(
     threshold, alpha = float(fixed["threshold"]), float(fixed["alpha"])
 
     known = [Outcome(**entry) for entry in read_json(gate / "outcomes.json") or []]
-    champion = champion_loss(fixed.get("champion"), compare)
+    champion = champion_loss(fixed.get("champion"), compare, home)
     fresh, cpu_each = outcomes_of(
         task, student, model, store, frozen, {outcome.case_id for outcome in known}, compare, champion
     )
@@ -144,7 +142,7 @@ def _comparison(task: Task, home: Path) -> Comparison:
 def _fix(
     task: Task,
     student: StudentTrained,
-    model: OnnxStudent,
+    model: Judged,
     store: Store,
     frozen: list[dict[str, Any]],
     compare: Comparison,
@@ -154,15 +152,13 @@ def _fix(
     rows = [
         row
         for row in store.examples(task.key, until=student.dataset.cutoff).to_pylist()
-        if row["example_id"] in select and row["output"] in task.labels
+        if row["example_id"] in select and (not task.labels or row["output"] in task.labels)
     ]
     if not rows:
         raise LookupError(f"None of the select cases of {student.student_id} is in the store any more; train anew.")
     unbiased = [row for row in rows if row["sample"] in ("full", "audit")]
     rows = unbiased if len(unbiased) >= FEWEST_UNBIASED else rows
-    started = time.process_time()
-    said = [model.predict_text(row["input"])[:2] for row in rows]
-    cpu_each = (time.process_time() - started) / len(rows)
+    said, cpu = model.answer(rows)
     confidence = np.array([float(value) for _, value in said])
     agrees = np.array([compare.same(label, row["output"]) for (label, _), row in zip(said, rows, strict=True)])
     chosen = choose_threshold(confidence, agrees, task.gate.epsilon / 2, selective=task.cascade.selective)
@@ -175,7 +171,7 @@ def _fix(
         "coverage": float(chosen.coverage),
         "risk": float(chosen.risk),
         "n_select": len(rows),
-        "cpu_each": cpu_each,
+        "cpu_each": cpu / len(rows),
         "k": k,
         "alpha": alpha,
         "champion": live.model_dump(mode="json") if live is not None and _compares_with_champion(task) else None,
@@ -186,9 +182,7 @@ def _compares_with_champion(task: Task) -> bool:
     return any(isinstance(one, Recall) and one.margin is not None for one in task.gate.condition)
 
 
-def replay(
-    task: Task, student: StudentTrained, model: OnnxStudent, store: Store, request_ids: list[str]
-) -> dict[str, Any]:
+def replay(task: Task, student: StudentTrained, model: Judged, store: Store, request_ids: list[str]) -> dict[str, Any]:
     """Run the gated artefact on what it was asked in shadow; label and confidence must come out the same.
 
     Waits for the observer to have written those audits. Audits erased since then are not waited for for ever.
@@ -205,12 +199,13 @@ def replay(
         time.sleep(0.5)
     if len(rows) < 0.9 * len(wanted):
         raise RuntimeError(f"only {len(rows)} of {len(wanted)} shadow audits are in the store; is the observer up?")
-    different = []
-    for row in rows:
-        label, confidence, _ = model.predict_text(row["input"])
-        if label != row["student_output"] or abs(confidence - row["student_confidence"]) > CONFIDENCE_TOLERANCE:
-            different.append(row["request_id"])
-    return {"n": len(rows), "different": different[:20], "n_different": len(different)}
+    said, _ = model.answer(rows)
+    different = [
+        row["request_id"]
+        for row, (output, confidence) in zip(rows, said, strict=True)
+        if output != row["student_output"] or abs(confidence - row["student_confidence"]) > model.tolerance
+    ]
+    return {"n": len(rows), "different": different[:20], "n_different": len(different), "may_differ": model.may_differ}
 
 
 def _metrics(outcomes: list[Outcome], threshold: float, facts: Facts) -> dict[str, float]:

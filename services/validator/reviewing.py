@@ -88,12 +88,14 @@ class Reviewing:
                 seen.said[row["output"]] += 1
         if seen.said.total() > LATELY:
             seen.said = Counter({label: count // 2 for label, count in seen.said.items()})
-        suspects = suspect_labels(
-            self._store.reviews(task.key).to_pylist(),
-            teacher_version=answers[-1]["teacher_version"],
-            ceiling=task.review.max_corrected,
-            labels=len(task.labels),
-        )
+        suspects: set[str] = set()
+        if task.labels:
+            suspects = suspect_labels(
+                self._store.reviews(task.key).to_pylist(),
+                teacher_version=answers[-1]["teacher_version"],
+                ceiling=task.review.max_corrected,
+                labels=len(task.labels),
+            )
         taken = self._store.cases(task.key, answers[0]["time"] - timedelta(days=task.review.keep_days)).to_pylist()
         cases = choose_cases(
             task, answers, self._store.comparisons(task.key, since).to_pylist(), taken, seen.said, suspects

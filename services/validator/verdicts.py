@@ -77,14 +77,15 @@ class Verdicts:
         if "broken" in result:
             await self.broken(task, student, "shadow", result["broken"])
             return
-        same = result["n_different"] == 0
-        note = "label and confidence to 0.001 of the gated artefact on the same inputs"
-        if not same:
+        may_differ = float(result.get("may_differ", 0.0))
+        same = result["n_different"] <= may_differ * result["n"]
+        note = "answer and confidence of the gated artefact on the same inputs"
+        if result["n_different"]:
             note += f"; {result['n_different']} differ, such as request {result['different'][0]}"
         equality = Condition(
             name="equality",
             verdict="passed" if same else "failed",
-            floor=1.0,
+            floor=1.0 - may_differ,
             estimate=1 - result["n_different"] / result["n"] if result["n"] else None,
             n=result["n"],
             note=note,

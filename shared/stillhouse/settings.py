@@ -54,6 +54,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".stillhouse"), description="Folder of store, artefacts, MLflow and jobs.")
     tasks: Path = Field(default=Path("deploy/tasks"), description="Folder of task files.")
+    serving_url: str | None = Field(
+        default=None,
+        description="Where vLLM serves students that write, `{student}` in it stands for the student's id: "
+        "http://vllm-{student}:8000/v1. None: replicas on this machine.",
+    )
     kafka: Kafka = Field(default_factory=Kafka, description="The log.")
     redis: Redis = Field(default_factory=Redis, description="The cache.")
     telemetry: Telemetry = Field(default_factory=Telemetry, description="Logs, metrics, traces.")

@@ -6,13 +6,14 @@ from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
 from stillhouse.tasks.review import Review
-from stillhouse.tasks.students import Architecture, LanguageModel, StudentCandidate
+from stillhouse.tasks.students import AnyStudent, Architecture, LanguageModel, StudentCandidate
 from stillhouse.tasks.teachers import Adjudicator, AnthropicEndpoint, Endpoint, EscalationRule, Recording, Teacher
 from stillhouse.tasks.watching import Audit, Drift
 
 __all__ = [
     "Adjudicator",
     "AnthropicEndpoint",
+    "AnyStudent",
     "Architecture",
     "Audit",
     "Budget",

@@ -103,7 +103,9 @@ class Task(Section):
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
         elif self.labels or isinstance(self.teacher, Teacher):
-            raise ValueError("a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded")
+            raise ValueError(
+                "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
+            )
         wanted = StudentCandidate if self.kind == "classify" else LanguageModel
         for candidate in self.students:
             if not isinstance(candidate, wanted):

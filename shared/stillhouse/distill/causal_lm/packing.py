@@ -8,7 +8,7 @@ examples apart, so that a packed example gives what it would give alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        moved = (t.to(device) for t in (self.ids, self.positions, self.mask, self.at, self.targets, self.weights))
-        return Batch(*moved, self.tokens)
+        names = ("ids", "positions", "mask", "at", "targets", "weights")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def pack(lengths: Sequence[int], row: int) -> list[list[int]]:

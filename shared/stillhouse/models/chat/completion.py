@@ -43,6 +43,7 @@ class Completion:
     log_prob: float | None = None
     log_probs: tuple[float, ...] = ()
     margins: tuple[float, ...] = ()
+    confidence: float | None = None
 
     def as_output(self) -> str:
         """How it travels in an event: the text; where it calls tools, JSON of content and calls."""

@@ -1,0 +1,152 @@
+"""Makes a student that writes: fine-tuned, measured in every form that could serve, published in the best of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stillhouse.bus.jobs import write_json
+from stillhouse.environments.environment import root
+from stillhouse.events import ArtefactRef
+from stillhouse.models.artefact import publish
+from stillhouse.models.causal_lm import CausalLmSpec
+from stillhouse.models.chat.request import ChatRequest
+from stillhouse.models.port import ModelError
+from stillhouse.tasks import LanguageModel, Task
+from stillhouse.tasks.comparators import comparator_of
+
+if TYPE_CHECKING:
+    from services.trainer.job import Progress, Taught
+    from stillhouse.distill.causal_lm.examples import WrittenText
+
+CURVES_FILE: Final = "curves.json"
+MERGED: Final = "merged"
+
+
+def make_writer(
+    folder: Path,
+    task: Task,
+    candidate: LanguageModel,
+    student_id: str,
+    target: Path,
+    train_rows: list[Taught],
+    select_rows: list[Taught],
+    home: Path,
+    curves: list[dict[str, Any]],
+    report: Progress,
+) -> tuple[ArtefactRef, dict[str, Any]]:
+    """The published artefact of one language model, and its numbers. Raises `ModelError`, `OSError`."""
+    try:
+        compare = comparator_of(task, home)
+    except ValueError as error:
+        raise ModelError(f"The task's comparator cannot be used: {error}.") from None
+    report("imports", 0.0)
+    # Here and not above: importing torch takes seconds, and bad data should be found without it.
+    from stillhouse.distill.causal_lm.base import base_folder
+    from stillhouse.distill.causal_lm.forms import choose_form, copy_weights, wanted_forms
+
+    wanted_forms(candidate)  # what the machine cannot serve is refused before it is trained
+    report("base", 0.0)
+    base = base_folder(candidate.base, root().parent / "bases")
+    train, select = [_text(one) for one in train_rows], [_text(one) for one in select_rows]
+    merged, numbers = _tuned(folder, candidate, base, train, select, curves, report)
+    longest = _longest(base, candidate)
+    spec = CausalLmSpec(
+        student_id,
+        candidate.base,
+        max_model_len=min(longest, candidate.max_tokens + candidate.max_new_tokens),
+        max_new_tokens=candidate.max_new_tokens,
+        response_schema=_schema(task),
+    )
+    form = choose_form(
+        merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
+    )
+    report("publishing", 1.0)
+    staging = target.with_name(f".{student_id}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copy_weights(form.folder, staging)
+    form.spec.write(staging)
+    by_form = {
+        f"{one.quantization}_{name}": float(value)
+        for one in form.measured
+        for name, value in asdict(one).items()
+        if name != "quantization"
+    }
+    chosen = next(one for one in form.measured if one.quantization == form.spec.quantization)
+    said = {"quantization": form.spec.quantization, "refused": form.refused, "base": candidate.base, "runtime": "vllm"}
+    numbers |= by_form | {"agreement": chosen.agreement, "bytes": chosen.bytes} | said
+    write_json(folder / "export.json", numbers)
+    return publish(staging, target), numbers
+
+
+def _tuned(
+    folder: Path,
+    candidate: LanguageModel,
+    base: Path,
+    train: list[WrittenText],
+    select: list[WrittenText],
+    curves: list[dict[str, Any]],
+    report: Progress,
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of the tuned model, merged; made by an earlier attempt, or now."""
+    from stillhouse.bus.jobs import read_json
+    from stillhouse.distill.causal_lm.sft import Progress as Part
+    from stillhouse.distill.causal_lm.sft import tune
+
+    merged, kept = folder / MERGED, folder / "tuned.json"
+    numbers = read_json(kept)
+    if numbers is not None:
+        return merged, numbers
+
+    def on_progress(part: Part) -> None:
+        curves.append(asdict(part))
+        write_json(folder / CURVES_FILE, curves)
+        report("training", part.fraction, **{k: v for k, v in asdict(part).items() if k != "fraction"})
+
+    report("training", 0.0)
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    tuned = tune(
+        candidate,
+        base,
+        train,
+        select,
+        on_progress=on_progress,
+        checkpoint_dir=checkpoints,
+        threads=os.cpu_count() or 1,
+    )
+    report("merging", 1.0)
+    shutil.rmtree(merged, ignore_errors=True)
+    tuned.model.save_pretrained(str(merged), safe_serialization=True)
+    tuned.tokenizer.save_pretrained(str(merged))
+    numbers = {
+        "too_long": tuned.too_long,
+        "trained_tokens": tuned.trained_tokens,
+        "answer_tokens": tuned.answer_tokens,
+        "packing_share": tuned.packing_share,
+    }
+    write_json(kept, numbers)
+    return merged, numbers
+
+
+def _text(one: Taught) -> WrittenText:
+    from stillhouse.distill.causal_lm.examples import WrittenText
+
+    return WrittenText(ChatRequest.of(one.row["input_type"], one.row["input"]), one.row["output"], one.weight)
+
+
+def _longest(base: Path, candidate: LanguageModel) -> int:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("max_position_embeddings") or candidate.max_tokens + candidate.max_new_tokens)
+
+
+def _schema(task: Task) -> dict[str, Any] | None:
+    if task.response_schema is None:
+        return None
+    schema: dict[str, Any] = json.loads(task.response_schema.read_text(encoding="utf-8"))
+    return schema

@@ -1,0 +1,180 @@
+"""In which form a tuned model serves: as it is, or quantised. Measured on what it was not trained on, not assumed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+
+from stillhouse.distill.causal_lm.examples import WrittenText, messages_of
+from stillhouse.distill.compression.quantise import quantise
+from stillhouse.distill.confidence import fit_confidence
+from stillhouse.files import read_json, write_json
+from stillhouse.models.causal_lm import CausalLmSpec, Quantization
+from stillhouse.models.confidence import Confidence, Kind, written_signals
+from stillhouse.models.port import ModelError
+from stillhouse.models.vllm.asking import Written, ask_all
+from stillhouse.models.vllm.supported import choices, detect, refusal
+from stillhouse.tasks.students import LanguageModel
+
+CALIBRATION: Final = 128  # conversations that quantisation looks at
+MOST_ASKED: Final = 300  # select cases that a form is asked
+
+Same = Callable[[str, str], bool]
+Report = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One form on the select cases: agreement with the teacher without any threshold, and what answering took."""
+
+    quantization: Quantization
+    n: int
+    agreement: float
+    failures: int
+    bytes: int
+    cpu_s_per_token: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The chosen form: its folder is complete but for the manifest."""
+
+    folder: Path
+    spec: CausalLmSpec
+    measured: tuple[Measured, ...]
+    refused: dict[str, str]
+
+
+def wanted_forms(candidate: LanguageModel) -> tuple[tuple[Quantization, ...], dict[str, str]]:
+    """Which forms to measure, and why others are not. Raises `ModelError` where the one that is asked for cannot serve.
+
+    `auto` measures the model as it is and the best quantised form that the machine can run.
+    """
+    target = detect(with_gpu=False)
+    if candidate.quantization != "auto":
+        if (why := refusal(candidate.quantization, target)) is not None:
+            raise ModelError(f"student.quantization {candidate.quantization}: {why}")
+        forms: tuple[Quantization, ...] = (
+            ("none",) if candidate.quantization == "none" else ("none", candidate.quantization)
+        )
+        return forms, {}
+    best = [one for one in choices(target) if one != "none"]
+    refused = {one: why for one in get_args(Quantization) if (why := refusal(one, target)) is not None}
+    return ("none", *best[:1]), refused
+
+
+def choose_form(
+    plain: Path,
+    spec: CausalLmSpec,
+    candidate: LanguageModel,
+    train: Sequence[WrittenText],
+    select: Sequence[WrittenText],
+    same: Same,
+    home: Path,
+    work: Path,
+    confidence: Kind,
+    report: Report,
+) -> Form:
+    """Measure every form of the checkpoint `plain`, choose one, and fit its confidence on what it answered.
+
+    A quantised form that loses more than `max_quantization_loss` of the agreement is refused. Of the others the one
+    with the least CPU per token serves. `work` keeps what was measured, so that a job that died goes on there.
+    """
+    forms, refused = wanted_forms(candidate)
+    asked = list(select)[-MOST_ASKED:]
+    found: dict[Quantization, tuple[Path, Measured, list[Written]]] = {}
+    for form in forms:
+        folder = plain
+        if form != "none":
+            folder = work / form
+            if not folder.exists():
+                report("quantising", 0.0, quantization=form)
+                quantise(plain, folder, form, [_conversation(text) for text in train[-CALIBRATION:]])
+        found[form] = (folder, *_measure(folder, replace(spec, quantization=form), asked, same, home, work, report))
+    plainly = found["none"][1]
+    kept = dict(found)
+    for form in forms:
+        lost = plainly.agreement - found[form][1].agreement
+        if form != "none" and lost > candidate.max_quantization_loss:
+            refused[form] = f"agreement falls from {plainly.agreement:.3f} to {found[form][1].agreement:.3f}"
+            del kept[form]
+    if candidate.quantization not in ("auto", "none") and candidate.quantization not in kept:
+        raise ModelError(
+            f"student.quantization {candidate.quantization}: {refused[candidate.quantization]}, which is more than "
+            f"max_quantization_loss {candidate.max_quantization_loss:g}; allow more, or use another."
+        )
+    named = candidate.quantization
+    chosen: Quantization = named if named != "auto" else min(kept, key=lambda form: found[form][1].cpu_s_per_token)
+    folder, measured, answers = found[chosen]
+    fitted = replace(
+        spec,
+        quantization=chosen,
+        cpu_s_per_token=measured.cpu_s_per_token,
+        confidence=_confidence(confidence, answers, [text.answer for text in asked], same),
+    )
+    return Form(folder, fitted, tuple(one for _, one, _ in found.values()), refused)
+
+
+def _measure(
+    folder: Path,
+    spec: CausalLmSpec,
+    asked: Sequence[WrittenText],
+    same: Same,
+    home: Path,
+    work: Path,
+    report: Report,
+) -> tuple[Measured, list[Written]]:
+    kept = work / f"measured-{spec.quantization}.json"
+    known: dict[str, Any] | None = read_json(kept)
+    if known is None:
+        # A replica is named by its student; two forms of one student are two replicas.
+        replace(spec, student_id=f"{spec.student_id}-{spec.quantization}").write(folder)
+        said = ask_all(
+            folder,
+            home,
+            [text.request for text in asked],
+            lambda phase, share: report("measuring", share, quantization=spec.quantization, step=phase),
+        )
+        tokens = max(1, sum(answer.tokens for answer in said.answers))
+        measured = Measured(
+            spec.quantization,
+            len(asked),
+            sum(same(one.output, text.answer) for one, text in zip(said.answers, asked, strict=True)) / len(asked),
+            sum(bool(one.error) for one in said.answers),
+            sum(path.stat().st_size for path in folder.iterdir()),
+            said.cpu_seconds / tokens,
+            tokens / said.seconds,
+        )
+        known = {"measured": asdict(measured), "answers": [asdict(answer) for answer in said.answers]}
+        write_json(kept, known)
+    answers = [
+        Written(**{**one, "log_probs": tuple(one["log_probs"]), "margins": tuple(one["margins"])})
+        for one in known["answers"]
+    ]
+    return Measured(**known["measured"]), answers
+
+
+def _confidence(kind: Kind, answers: Sequence[Written], teacher: Sequence[str], same: Same) -> Confidence:
+    """The confidence that the task asks for; the length-normalised one where too little is there to learn from."""
+    if kind != "learned":
+        return Confidence(kind)
+    pairs = [(one, same(one.output, said)) for one, said in zip(answers, teacher, strict=True) if one.log_probs]
+    if not pairs:
+        return Confidence()
+    signals = np.stack([written_signals(one.log_probs, one.margins) for one, _ in pairs])
+    return fit_confidence(signals, np.array([agrees for _, agrees in pairs])) or Confidence()
+
+
+def _conversation(text: WrittenText) -> list[dict[str, str]]:
+    return [*messages_of(text.request), {"role": "assistant", "content": text.answer}]
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """The checkpoint's files to the new folder `target`."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
