@@ -20,6 +20,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from stillhouse.files import locked
 from stillhouse.models.artefact import MANIFEST_FILE, publish, verify
 from stillhouse.models.encoder import WIDTH as WIDTH
 from stillhouse.models.encoder import (
@@ -28,7 +29,6 @@ from stillhouse.models.encoder import (
     SentenceEncoder,
     encoder_folder,
     ensure_encoder,
-    locked,
     staged,
 )
 from stillhouse.models.port import ModelError, Prediction
