@@ -15,7 +15,7 @@ from stillhouse.tasks.golden import GoldenCase
 def examine(
     task: Task, cases: Sequence[GoldenCase], said: Sequence[tuple[str, float]], threshold: float
 ) -> tuple[Faced, ...]:
-    """How the cascade of rules, student and threshold does on each of `cases`. `said` holds its label and confidence for each.
+    """How the cascade of rules, student and threshold does on each of `cases`. `said` holds its answers.
 
     *policy* holds where the teacher answers or the label is right, *escalation* where the teacher answers, *factuality*
     where the student's own label is right, whether it would be served or not.

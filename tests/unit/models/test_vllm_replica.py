@@ -100,7 +100,10 @@ def test_leases_hold_for_as_long_as_they_are_touched(tmp_path) -> None:
     assert not leases.held()
 
 
-def test_vllm_is_started_by_module_name_offline_and_without_the_checkpoints_sampling(tmp_path) -> None:
+def test_vllm_is_started_by_module_name_offline_and_without_the_checkpoints_sampling(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "here")
+    monkeypatch.setenv("TEACHER_API_KEY", "secret")
+    monkeypatch.setenv("STILLHOUSE_REDIS__URL", "redis://:secret@host")
     spec = ServeSpec("s-1", dtype="bfloat16", max_model_len=512, max_num_seqs=4, kv_cache_gib=2)
     command = command_of(tmp_path / "python", tmp_path / "c", spec, 4711)
     assert command[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
@@ -113,6 +116,8 @@ def test_vllm_is_started_by_module_name_offline_and_without_the_checkpoints_samp
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert "PYTHONPATH" not in environment
+    assert not any("secret" in value for value in environment.values())
+    assert environment["PATH"] == os.environ["PATH"]
 
 
 def test_the_reason_is_the_last_error_that_says_something(tmp_path) -> None:

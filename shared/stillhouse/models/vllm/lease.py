@@ -46,7 +46,7 @@ class ReplicaLease:
         self._error = ""
         self._state: ReplicaState | None = None
         self._read_at = 0.0
-        self._mtime_ns = 0
+        self._seen = (0, 0)
 
     async def start(self) -> None:
         """Join the replica of this checkpoint, or start one. Comes back before it is ready. Raises `ModelError`."""
@@ -130,6 +130,7 @@ class ReplicaLease:
                     write_json(self._home / JOB_FILE, job)
                     write_json(self._home / STATE_FILE, asdict(ReplicaState("starting", 0, phase="starting")))
                     self._launch()
+            self._read_at = 0.0  # what was read before is of an earlier replica
             self._alive = True
         except OSError as error:
             raise ModelError(f"{self._home}: the replica cannot be started there ({error.strerror}).") from None
@@ -163,10 +164,12 @@ class ReplicaLease:
             self._read_at = now
             path = self._home / STATE_FILE
             with contextlib.suppress(OSError):
-                if (mtime_ns := path.stat().st_mtime_ns) != self._mtime_ns:
+                stat = path.stat()
+                # Each writing is a new file; two of them may fall into one tick of the clock.
+                if (seen := (stat.st_mtime_ns, stat.st_ino)) != self._seen:
                     with contextlib.suppress(TypeError):
                         self._state = ReplicaState(**(read_json(path) or {}))
-                        self._mtime_ns = mtime_ns
+                        self._seen = seen
         return self._state
 
 

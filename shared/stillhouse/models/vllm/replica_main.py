@@ -12,6 +12,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,7 @@ START_S: Final = 900.0  # a busy machine took 180
 WARM_S: Final = 120.0
 SILENT_S: Final = 60.0  # a server that does not answer for that long is started again
 LOOK_S: Final = 0.25
+SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|^STILLHOUSE_", re.IGNORECASE)
 
 
 def main() -> int:
@@ -241,8 +243,9 @@ def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[s
 
 
 def environment_of(spec: ServeSpec) -> dict[str, str]:
-    """The environment variables that vLLM runs with."""
-    return clean_environ() | {
+    """The environment variables that vLLM runs with: ours without keys and passwords, which it has no use for."""
+    ours = {key: value for key, value in clean_environ().items() if not SECRET.search(key)}
+    return ours | {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
