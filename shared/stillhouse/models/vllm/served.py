@@ -1,4 +1,4 @@
-"""A student that writes as routers, gates and training ask it: its replica, its confidence, and what an answer costs."""
+"""A student that writes as routers, gates and training ask it: its replica, its confidence, its cost."""
 
 from __future__ import annotations
 
