@@ -7,7 +7,7 @@ MINUTES ?= 10
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down test test-slow storm test-all lint types schemas bench clean
+.PHONY: help venv demo demo-llm up down test test-slow storm test-all lint types schemas bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml deploy/constraints/core.txt
 
 demo: $(STAMP) ## Play the whole loop on a generated sample: 6 minutes at most on 2 cores
 	$(BIN)/stillhouse demo
+
+demo-llm: $(STAMP) ## Teach a small language model and let vLLM serve it: [DATA=FILE of input and output]
+	$(BIN)/stillhouse demo-llm $(if $(DATA),--data $(DATA))
 
 up: $(STAMP) ## Start the embedded broker, Redis and the five services
 	$(BIN)/stillhouse up

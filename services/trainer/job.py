@@ -96,6 +96,7 @@ def _train(folder: Path) -> None:
             "artefact": artefact.model_dump(mode="json"),
             "dataset": dataset.model_dump(mode="json"),
             "teacher_version": teacher_version,
+            "about": {key: value for key, value in export.items() if isinstance(value, str)},
             "metrics": metrics | {"wall_seconds": report.seconds, "peak_rss_mb": report.peak_mb},
             "cpu_seconds": cpu,
             "time": datetime.now().astimezone().isoformat(),

@@ -276,6 +276,7 @@ class Training:
             dataset=DatasetRef.model_validate(result["dataset"]),
             teacher_version=result["teacher_version"],
             metrics=result["metrics"],
+            about=result.get("about", {}),
             cpu_seconds=result["cpu_seconds"],
             mlflow_run_id=result.get("mlflow_run_id"),
         )

@@ -36,7 +36,14 @@ def _root() -> None:
 
 
 for _panel, _commands in {
-    "The platform on this machine": (demo.demo, lifecycle.up, lifecycle.down, lifecycle.status, doctor.doctor),
+    "The platform on this machine": (
+        demo.demo,
+        demo.demo_llm,
+        lifecycle.up,
+        lifecycle.down,
+        lifecycle.status,
+        doctor.doctor,
+    ),
     "Requests": (requests.request, requests.send),
     "Before money is spent": (advise.advise,),
     "What happens": (watching.routes, watching.students, watching.alerts),

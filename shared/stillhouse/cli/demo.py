@@ -11,6 +11,7 @@ import typer
 from stillhouse.cli._common import console, fail
 
 HOME = Path(".stillhouse/demo")
+WRITING_HOME = Path(".stillhouse/demo-llm")
 
 
 def demo(
@@ -37,6 +38,47 @@ def demo(
     try:
         code = run_demo(Options(home=home, data=data, keep=keep, rate=rate, seed=seed), console())
     except (EmbeddedError, DataError) as error:
+        fail(str(error))
+    except (KafkaError, ConnectionError) as error:
+        fail(f"The log went away while the demo ran ({type(error).__name__}); see {home / 'logs'}.")
+    except OSError as error:
+        fail(f"{error.filename or home} cannot be written ({error.strerror}); free some space or name another --home.")
+    except KeyboardInterrupt:
+        fail("Stopped.", 130)
+    sys.exit(code)
+
+
+def demo_llm(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your recorded answers: .jsonl or .jsonl.gz with input and output, or a folder with train and test."
+        ),
+    ] = None,
+    home: Annotated[Path, typer.Option(help="The demo's own folder; it is emptied at the start.")] = WRITING_HOME,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the platform running at the end.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the sample, and of the order.")] = 0,
+    taught: Annotated[
+        int | None, typer.Option(min=200, help="Recorded answers to teach; more are better and take longer.")
+    ] = None,
+) -> None:
+    """Teach a small language model recorded answers, prove it, and let it serve through vLLM; write a report."""
+    import logging
+
+    from aiokafka.errors import KafkaError
+
+    from stillhouse.demo.data import DataError
+    from stillhouse.demo.writing.run import Options, run_writing_demo
+    from stillhouse.demo.writing.source import Sizing
+    from stillhouse.embedded.broker import EmbeddedError
+    from stillhouse.models.port import ModelError
+
+    # What the client library would log is said by a sentence.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        options = Options(home=home, data=data, keep=keep, seed=seed, sizing=Sizing(taught=taught))
+        code = run_writing_demo(options, console())
+    except (EmbeddedError, DataError, ModelError) as error:
         fail(str(error))
     except (KafkaError, ConnectionError) as error:
         fail(f"The log went away while the demo ran ({type(error).__name__}); see {home / 'logs'}.")

@@ -177,6 +177,7 @@ def students(state: State) -> list[dict[str, Any]]:
             "id": trained.student_id,
             "architecture": trained.architecture,
             "bytes": trained.artefact.size,
+            **trained.about,
             "live_at": None,
             "retired_at": None,
         }

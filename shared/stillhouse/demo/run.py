@@ -74,9 +74,9 @@ def run_demo(options: Options, console: Console) -> int:
         if options.keep:
             say(f"Left running; `stillhouse down --home {options.home}` stops it.")
         else:
-            _stop(options.home)
+            stop(options.home)
     if lacking is None:
-        say(f"All of the loop was seen, in {_minutes(time.monotonic() - begun)}.")
+        say(f"All of the loop was seen, in {minutes(time.monotonic() - begun)}.")
         return 0
     say(f"Not everything was reached: {lacking}.")
     return 1
@@ -139,7 +139,7 @@ async def _play(options: Options, plan: Plan, task: Task, console: Console) -> s
             await asyncio.gather(playing, following, showing, return_exceptions=True)
             await player.stop()
             if tally.sent:
-                await _drain(watcher, tally)
+                await drain(watcher, tally)
                 figures = report(state, tally, plan, task)
                 unreached = unreached or missing(figures)
                 write_report(options.home, figures, curves(state, tally, task), task, unreached)
@@ -156,7 +156,7 @@ async def _play(options: Options, plan: Plan, task: Task, console: Console) -> s
     return unreached
 
 
-async def _drain(watcher: Watcher, tally: Tally) -> None:
+async def drain(watcher: Watcher, tally: Tally) -> None:
     """Wait until the watcher has seen every answer that the client has, and what comes along with the last ones."""
     deadline = asyncio.get_running_loop().time() + DRAIN_S
     quiet = 0
@@ -177,7 +177,7 @@ def _intentions(plan: Plan, task: Task) -> list[str]:
     ]
 
 
-def _stop(home: Path) -> None:
+def stop(home: Path) -> None:
     try:
         stop_running(home)
     except EmbeddedError:
@@ -186,5 +186,5 @@ def _stop(home: Path) -> None:
         stop_running(home)
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"

@@ -112,6 +112,11 @@ class State:
         return self.route.live.student_id if self.route is not None and self.route.live is not None else None
 
     @property
+    def candidate(self) -> bool:
+        """Whether a student is on its way through the stages."""
+        return self.route is not None and self.route.candidate is not None
+
+    @property
     def stage(self) -> str:
         """`teacher`, `shadow`, `canary` or `live`."""
         return self.route.stage if self.route is not None else "teacher"

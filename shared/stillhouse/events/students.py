@@ -89,6 +89,10 @@ class StudentTrained(Event):
     dataset: DatasetRef
     teacher_version: str
     metrics: dict[str, float] = Field(default_factory=dict)
+    about: dict[str, str] = Field(
+        default_factory=dict,
+        description="What it is, where there is more than an architecture: base, quantization, runtime.",
+    )
     cpu_seconds: float = 0.0
     mlflow_run_id: str | None = None
 
