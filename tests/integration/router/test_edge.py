@@ -129,7 +129,7 @@ async def test_only_what_can_be_asked_again_is_remembered(settings, upstream) ->
             model="write", messages=HELLO, extra_headers={"Idempotency-Key": "b"}
         )
         async with asyncio.timeout(20):
-            while not ((await redis.get(mark_of(said))) or b"").startswith(b"{"):
+            while not ((await redis.get(mark_of(said))) or b"").startswith(b"{"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     assert await redis.get(mark_of(once)) is None
     await redis.aclose()
