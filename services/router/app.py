@@ -140,7 +140,7 @@ class _Intake:
         await self._intake.run()
 
     async def ask(
-        self, request: InferenceRequested, traceparent: str, on_text: OnText | None = None
+        self, request: InferenceRequested, traceparent: str, on_text: OnText | None, again: bool
     ) -> InferenceCompleted:
         """The answer to a request of the edge. Raises `OSError` while the router starts, and what `Intake` raises."""
         try:
@@ -149,7 +149,7 @@ class _Intake:
         except TimeoutError:
             raise OSError("the router is starting") from None
         assert self._intake is not None
-        return await self._intake.ask(request, traceparent, on_text)
+        return await self._intake.ask(request, traceparent, on_text, again=again)
 
     async def drain(self, grace: float) -> None:
         if self._intake is not None:

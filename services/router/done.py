@@ -150,5 +150,18 @@ class DoneMarks:
             log.warning("done_marks_away", error=f"{type(error).__name__}: {error}")
 
 
+class NoMarks:
+    """For a request that cannot come again, as its id was made up for it here: there is nothing to remember."""
+
+    async def begin(self, request_id: str) -> None:
+        """It is ours to answer."""
+
+    async def set(self, request_id: str, answer: bytes) -> None:
+        """Nobody will ask for it."""
+
+    async def give_up(self, request_id: str) -> None:
+        """Nobody waits for it."""
+
+
 def _alive(holder: bytes) -> str:
     return f"stillhouse:{holder.decode()}"

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from structlog.contextvars import bind_contextvars
 
 from services.router.answering import Answered, without_input
-from services.router.done import DoneMarks
+from services.router.done import DoneMarks, NoMarks
 from stillhouse.bus import BadRecord, LowWaterMark, Record, TooLarge, decode, encode, header, new_traceparent
 from stillhouse.bus.consumption import Consumption
 from stillhouse.events import BY_NAME, Event, InferenceCompleted, InferenceRequested
@@ -80,14 +80,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 task.cancel()
 
     async def ask(
-        self, request: InferenceRequested, traceparent: str, on_text: OnText | None = None
+        self, request: InferenceRequested, traceparent: str, on_text: OnText | None = None, *, again: bool = True
     ) -> InferenceCompleted:
         """The answer to a request that did not come through the topic; it is recorded as those are.
 
-        Whoever waits may go; the call goes on. Raises what kept the answer from being written.
+        `again`: the same request may come again. Whoever waits may go; the call goes on. Raises what kept the answer
+        from being written.
         """
         heard: asyncio.Future[InferenceCompleted] = asyncio.get_running_loop().create_future()
-        call = asyncio.create_task(self._asked(request, traceparent, heard, on_text))
+        marks = self._done if again else NoMarks()
+        call = asyncio.create_task(self._asked(request, traceparent, marks, heard, on_text))
         self._calls.add(call)
         call.add_done_callback(self._ended)
         return await heard
@@ -96,6 +98,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self,
         request: InferenceRequested,
         traceparent: str,
+        marks: DoneMarks | NoMarks,
         heard: asyncio.Future[InferenceCompleted],
         on_text: OnText | None,
     ) -> None:
@@ -104,7 +107,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 heard.set_result(completed)
 
         try:
-            await self._route(request, traceparent, hear, on_text)
+            await self._route(request, traceparent, marks, hear, on_text)
         except Exception as error:  # nobody reads it again: its client does
             log.warning("direct_request_failed", event_id=request.id, error=f"{type(error).__name__}: {error}")
             if not heard.done():
@@ -187,12 +190,13 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         self._consumption.count(record.topic, 1, 0)
         assert isinstance(request, InferenceRequested)
-        await self._route(request, header(record.headers, "traceparent"))
+        await self._route(request, header(record.headers, "traceparent"), self._done)
 
     async def _route(
         self,
         request: InferenceRequested,
         given: str | None,
+        marks: DoneMarks | NoMarks,
         hear: Callable[[InferenceCompleted], None] | None = None,
         on_text: OnText | None = None,
     ) -> None:
@@ -210,7 +214,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 span.set_attribute(names.ATTR_TASK, request.task_key)
                 # Of this record's own asyncio task, which ends with it: nothing is to be unbound.
                 bind_contextvars(event_id=request.id, task=request.task_key)
-                await self._once(request, traceparent_of(span), hear, on_text)
+                await self._once(request, traceparent_of(span), marks, hear, on_text)
         finally:
             del self._first[request.id]
             mine.set_result(None)
@@ -219,10 +223,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self,
         request: InferenceRequested,
         traceparent: str | None,
+        marks: DoneMarks | NoMarks,
         hear: Callable[[InferenceCompleted], None] | None,
         on_text: OnText | None,
     ) -> None:
-        known = await self._done.begin(request.id)
+        known = await marks.begin(request.id)
         if known is not None:
             metrics().duplicates_suppressed.labels("router").inc()
             await self._say(known, traceparent, request.reply_to)
@@ -234,7 +239,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 answered = await self._answer(request, on_text)
                 if answered.parked is not None:
                     await self._say(answered.parked, traceparent)
-                    await self._done.give_up(request.id)
+                    await marks.give_up(request.id)
                     return
                 answer = await self._say(answered.completed, traceparent, request.reply_to)
                 if hear is not None:
@@ -243,12 +248,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 for audited in await answered.audits():
                     await self._say(audited, traceparent)
         except BaseException:
-            await self._done.give_up(request.id)
+            await marks.give_up(request.id)
             raise
         if answered.completed.status == "ok":
-            await self._done.set(request.id, answer)
+            await marks.set(request.id, answer)
         else:  # an error may be mended: asked again, it is tried again
-            await self._done.give_up(request.id)
+            await marks.give_up(request.id)
 
     async def _say(self, event: Event, traceparent: str | None, copy_to: str | None = None) -> bytes:
         """Write `event` to its topic; the JSON that was written."""

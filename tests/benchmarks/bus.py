@@ -125,12 +125,12 @@ class Server:
 
 
 @asynccontextmanager
-async def served(what: str, **more: str) -> AsyncIterator[Server]:
-    """A broker, a Redis and the process to measure (`router` or `floor`), on free ports in a folder that is removed."""
+async def served(what: str, task: str = TASK_FILE, **more: str) -> AsyncIterator[Server]:
+    """A broker, a Redis and the process to measure (see `bus_served`), on free ports in a folder that is removed."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "tasks").mkdir()
-        (folder / "tasks" / "bench.toml").write_text(TASK_FILE, encoding="utf-8")
+        (folder / "tasks" / "bench.toml").write_text(task, encoding="utf-8")
         (folder / "tasks" / "seed.jsonl").write_text("", encoding="utf-8")
         broker = EmbeddedBroker(free_port(), folder / "broker.log")
         valkey = EmbeddedValkey(folder / "valkey", free_port(), folder / "valkey.log")
@@ -291,16 +291,20 @@ async def _profile(rate: float, seconds: float) -> dict[str, Any]:
         path = Path(scratch) / "profile"
         async with served("router", STILLHOUSE_BENCH_PROFILE=str(path)) as server:
             await server.load(rate=rate, seconds=seconds, patience_s=120.0)
-        stats = pstats.Stats(str(path)).stats  # type: ignore[attr-defined]
+        return {"rate": rate, "shares": shares(pstats.Stats(str(path)))}
+
+
+def shares(profile: pstats.Stats) -> dict[str, float]:
+    """Of the time in a profile: the twelve parts that most is spent in."""
     spent: Counter[str] = Counter()
-    for (file, _, function), (_, _, own, _, callers) in stats.items():
+    for (file, _, function), (_, _, own, _, callers) in profile.stats.items():  # type: ignore[attr-defined]
         if file != "~":
             spent[_part(file)] += own
         else:  # C code is its callers'
             for (caller, _, _), (_, _, part, _) in callers.items():
                 spent["asyncio: asking for what is ready (epoll)" if "poll" in function else _part(caller)] += part
     total = sum(spent.values())
-    return {"rate": rate, "shares": {name: own / total for name, own in spent.most_common(12)}}
+    return {name: own / total for name, own in spent.most_common(12)}
 
 
 def _part(file: str) -> str:

@@ -1,7 +1,7 @@
 """The process that `bus` measures: the router, or a bare aiokafka loop, with a model of constant latency inside.
 
-`python -m tests.benchmarks.bus_served {router,floor}` with the router's settings in the environment. An input `5 ...`
-is answered after 5 ms of waiting. Writes `ready` to standard output and runs until SIGTERM.
+`python -m tests.benchmarks.bus_served {router,edge,floor}` with the router's settings in the environment. An input
+`5 ...` is answered after 5 ms of waiting. Writes `ready` to standard output and runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ async def router(settings: RouterSettings, stop: asyncio.Event) -> None:
     """The product's router, as its service composes it."""
     configure_tracing(settings.telemetry, "router")
     async with running(build_app(settings, {TASK: ConstantLatency()})):
+        await _serve(stop)
+
+
+async def edge(settings: RouterSettings, stop: asyncio.Event) -> None:
+    """The same with the teachers that its tasks declare, for requests over HTTP."""
+    configure_tracing(settings.telemetry, "router")
+    async with running(build_app(settings)):
         await _serve(stop)
 
 
@@ -102,7 +109,7 @@ async def main() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await {"router": router, "floor": floor}[sys.argv[1]](RouterSettings(), stop)
+    await {"router": router, "edge": edge, "floor": floor}[sys.argv[1]](RouterSettings(), stop)
 
 
 if __name__ == "__main__":

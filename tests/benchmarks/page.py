@@ -12,7 +12,8 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "bus", "loop", "recovery")
+ORDER = ("cascade", "gate", "drift", "student", "bus", "edge", "loop", "recovery")
+TITLES = {"edge": "bus: the edge"}
 
 QUESTIONS = {
     "cascade": "What share of traffic can a student serve at a certified agreement with the teacher?",
@@ -20,6 +21,7 @@ QUESTIONS = {
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",
+    "edge": "And on the OpenAI-compatible edge, beside LiteLLM's proxy and TensorZero's gateway?",
     "loop": "From the first request to a live student, a change of traffic, its alarm and the way back",
     "recovery": "kill -9 under load: what is lost, what is doubled, and for how long?",
 }
@@ -28,14 +30,18 @@ HEAD = """# Benchmarks
 
 Read this first:
 
-- One virtual machine of 2 cores; `bus`, `recovery` and `loop` ran alone on it, others beside each other (the load
+- One virtual machine of 2 cores; `bus`, `edge`, `recovery` and `loop` ran alone on it, others beside each other (load
   averages are below). Its speed changes by half within minutes, with what else its host does: counts, shares and ratios
   can be compared between machines; CPU time, waiting and requests a second only with what stands beside them.
 - Intervals are exact 95 % intervals (Clopper-Pearson) where they are of shares, and the range over repeats elsewhere.
-- `bus` has the Kafka path only. There is no OpenAI-compatible edge yet, so LiteLLM and TensorZero, its peers, did not
-  run. The model in it is a wait of 5 ms, which computes nothing.
-- `bus`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no disk.
-  Apache Kafka was not measured.
+- The model in `bus` and `edge` is a wait of 5 ms, which computes nothing. In `edge` it is a stand-in behind HTTP, and
+  generator, stand-in and gateway share the 2 cores, so that the most requests a second are this machine's, not a
+  gateway's on cores of its own; LiteLLM ran one worker, which is one core at most.
+- The gateways of `edge` do not do the same: Stillhouse records every answer before it gives it, and the CPU time of
+  what takes the record is in `stillhouse_all_services` only; its peers ran without their databases and record nothing.
+  At 20 requests a second much of that figure is what the services spend while nobody asks.
+- `bus`, `edge`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no
+  disk. Apache Kafka was not measured.
 - The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price
   per call is declared (an LLM's list price), not measured; where "times cheaper" compares measured things, it says CPU.
 - `cascade` certifies for requests like those that it calibrated on. clinc150's calibration and test parts are dealt
@@ -50,7 +56,7 @@ FOOT = """## Running them again
 
 ```
 make bench                                    # gate, drift, student and bus, then this page
-make bench NAME=recovery                      # one of gate, drift, student, bus, loop, recovery
+make bench NAME=recovery                      # one of gate, drift, student, bus, edge, loop, recovery
 make bench NAME=gate QUICK=1                  # smaller samples; the result goes to .stillhouse/bench/quick/
 make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label
 make bench NAME=loop REPORT=FILE              # from the report.json of a demo that was played before
@@ -69,7 +75,8 @@ def text(results: Mapping[str, dict[str, Any]]) -> str:
         if name not in results:
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
-        parts.append(f"## {name}\n\n**{QUESTIONS[name]}**\n\n{_method(module)}\n\n{module.show(results[name])}\n")
+        title, method, shown = TITLES.get(name, name), _method(module), module.show(results[name])
+        parts.append(f"## {title}\n\n**{QUESTIONS[name]}**\n\n{method}\n\n{shown}\n")
         if (note := results[name]["meta"].get("note")) is not None:
             parts.append(f"Of this run: {note}.\n")
     return "\n".join([*parts, _versions(results), FOOT])

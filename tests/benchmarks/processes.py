@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -12,6 +13,18 @@ def cpu_s(pid: int) -> float:
     """User and system time of a process and of its children that have ended, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return sum(int(fields[i]) for i in (11, 12, 13, 14)) / TICKS
+
+
+def cpu_ns(pid: int) -> int:
+    """The same without children, in nanoseconds: a light process spends less than a tick on many requests.
+
+    0 for a process that has ended.
+    """
+    try:
+        # The clock id that clock_getcpuclockid(3) makes of a process id; Python has it for threads only.
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:
+        return 0
 
 
 def rss_mb(pid: int) -> float:

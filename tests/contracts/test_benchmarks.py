@@ -14,6 +14,7 @@ from tests.benchmarks.meta import ROOT
 RESULTS = page.read()
 META = {"machine", "commit", "versions", "repeats", "started_at"}
 OVERHEAD = {"cpu_ms_per_request", "p50_ms", "p99_ms", "max_rps"}
+OF_BUS = {"bus": "kafka", "edge": "edge"}  # two files of one benchmark, and where their systems are
 # What a script that compares systems finds in every object of the file, and the systems that must be there.
 SHAPES: dict[str, tuple[set[str], set[str]]] = {
     "cascade": (
@@ -40,8 +41,8 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
 def systems(name: str) -> dict[str, dict[str, Any]]:
     """The objects of a result file that stand for one system each."""
     result = RESULTS[name]
-    if name == "bus":
-        return result["kafka"]  # type: ignore[no-any-return]
+    if name in OF_BUS:
+        return result[OF_BUS[name]]  # type: ignore[no-any-return]
     wanted = SHAPES[name][1]
     return {key: value for key, value in result.items() if key in wanted or key.startswith("stillhouse")}
 
@@ -57,7 +58,7 @@ def test_a_result_says_where_and_of_what_it_is(name) -> None:
     assert of["versions"]["python"]
 
 
-@pytest.mark.parametrize("name", sorted(RESULTS.keys() - {"bus"}))
+@pytest.mark.parametrize("name", sorted(RESULTS.keys() - OF_BUS))
 def test_a_result_has_the_agreed_figures_for_every_system(name) -> None:
     figures, wanted = SHAPES[name]
     found = systems(name)
@@ -70,6 +71,13 @@ def test_a_result_has_the_agreed_figures_for_every_system(name) -> None:
 def test_the_result_of_bus_has_the_router_and_its_floor() -> None:
     found = systems("bus")
     assert found.keys() >= {"stillhouse", "aiokafka_floor"}
+    assert all(of.keys() >= OVERHEAD for of in found.values())
+
+
+@pytest.mark.skipif("edge" not in RESULTS, reason="no committed result of edge")
+def test_the_result_of_edge_has_the_gateways_and_the_model_alone() -> None:
+    found = systems("edge")
+    assert found.keys() >= {"stillhouse", "stillhouse_all_services", "litellm", "tensorzero", "upstream_alone"}
     assert all(of.keys() >= OVERHEAD for of in found.values())
 
 

@@ -37,8 +37,8 @@ LONGEST_MS: Final = 600_000  # a client of HTTP waits; it is never parked
 EVENTS: Final = "text/event-stream"
 UNAVAILABLE: Final = error_body("the answer could not be recorded; try again.", "server_error", code="unavailable")
 
-# Request, traceparent, who takes its pieces as they come.
-Ask = Callable[[InferenceRequested, str, OnText | None], Coroutine[Any, Any, InferenceCompleted]]
+# Request, traceparent, who takes its pieces as they come, whether the same request may come again.
+Ask = Callable[[InferenceRequested, str, OnText | None, bool], Coroutine[Any, Any, InferenceCompleted]]
 
 log = structlog.get_logger()
 
@@ -82,7 +82,8 @@ class Edge:
     async def _answer(self, request: Request) -> Response:
         try:
             asked = read_body(await _body(request))
-            event = self._event(asked, request.headers.get("idempotency-key"))
+            key = request.headers.get("idempotency-key")
+            event = self._event(asked, key)
         except BadBody as error:
             status = 413 if error.code == "request_too_large" else 400
             return JSONResponse(error_body(str(error), "invalid_request_error", error.param, error.code), status)
@@ -91,7 +92,8 @@ class Edge:
         given = request.headers.get("traceparent")
         traceparent = given if given is not None and span_context_of(given) is not None else new_traceparent()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
-        asking = asyncio.create_task(self._ask(event, traceparent, pieces.put_nowait if asked.stream else None))
+        on_text = pieces.put_nowait if asked.stream else None
+        asking = asyncio.create_task(self._ask(event, traceparent, on_text, bool(key)))
         asking.add_done_callback(lambda _: pieces.put_nowait(None))
         first = await pieces.get()
         chunks = Chunks(event.id, asked.task_key.removeprefix("default/"), usage=asked.usage)

@@ -28,7 +28,9 @@ class _Server(uvicorn.Server):
 
 async def serve(app: Starlette, host: str, port: int) -> None:
     """Serve until cancelled; then no new connection is taken, and open ones have a moment. Raises `PortTaken`."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends without delay (TCP_NODELAY) only where a socket is said to be TCP, and what is accepted inherits
+    # that: otherwise an answer's body waits 40 ms for the client's word on its head.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -38,7 +40,14 @@ async def serve(app: Starlette, host: str, port: int) -> None:
             f"{host}:{port} cannot be listened on ({error.strerror or error}); "
             "set STILLHOUSE_ROUTER_EDGE_PORT to a free port, or to 0 for any."
         ) from None
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
     server = _Server(config)
     log.info("edge_listens", host=host, port=listener.getsockname()[1])
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -13,6 +13,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, AuthenticationError, B
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from services.router.app import build_app
+from stillhouse.bus.redis import connect_redis
 from stillhouse.bus.service import running
 from stillhouse.client import Client
 from stillhouse.embedded.ports import free_port
@@ -118,6 +119,24 @@ async def test_what_the_edge_answers_is_in_the_log_as_any_answer_is(settings, up
     assert len(upstream.asked) == 2, "the same key is one call; the topic's request is another"
     assert (other.output, other.served_by, other.teacher.finish_reason) == ("fine", "teacher", "stop")
     assert other.teacher.output_tokens == 7
+
+
+async def test_only_what_can_be_asked_again_is_remembered(settings, upstream) -> None:  # noqa: F811
+    redis = connect_redis(settings.redis)
+    async with edge(settings, upstream) as client:
+        once = await client.chat.completions.create(model="write", messages=HELLO)
+        said = await client.chat.completions.create(
+            model="write", messages=HELLO, extra_headers={"Idempotency-Key": "b"}
+        )
+        async with asyncio.timeout(20):
+            while not ((await redis.get(mark_of(said))) or b"").startswith(b"{"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert await redis.get(mark_of(once)) is None
+    await redis.aclose()
+
+
+def mark_of(said) -> str:
+    return f"stillhouse:done:{said.id.removeprefix('chatcmpl-')}"
 
 
 async def test_a_stream_has_the_same_answer_in_events(settings, upstream) -> None:  # noqa: F811

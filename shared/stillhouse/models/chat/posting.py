@@ -102,6 +102,7 @@ class Posting:
                 headers={"Content-Type": "application/json", **self._headers()},
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
                 connector=aiohttp.TCPConnector(limit=0),  # how many at once is the task's setting
+                cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )
         return self._session
