@@ -178,6 +178,7 @@ def _intentions(plan: Plan, task: Task) -> list[str]:
 
 
 def stop(home: Path) -> None:
+    """Stop the demo's profile, also where it was just starting. Raises `EmbeddedError`."""
     try:
         stop_running(home)
     except EmbeddedError:
@@ -187,4 +188,5 @@ def stop(home: Path) -> None:
 
 
 def minutes(seconds: float) -> str:
+    """Seconds as people say them."""
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"

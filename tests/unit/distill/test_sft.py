@@ -1,4 +1,4 @@
-"""Fine-tuning of a language model: what is learned, what it is learned on, and that a killed run ends as a whole one."""
+"""Fine-tuning of a language model: what is learned, and that a stopped run ends as a whole one."""
 
 from __future__ import annotations
 

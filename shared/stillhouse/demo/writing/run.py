@@ -94,14 +94,14 @@ async def _play(options: Options, plan: WritingPlan, task: Task, console: Consol
         playing = asyncio.create_task(player.play())
         try:
             await asyncio.wait({playing, following, showing, telling}, return_when=asyncio.FIRST_COMPLETED)
-            for task_ in (following, showing, telling):
-                if task_.done():
-                    task_.result()
+            for endless in (following, showing, telling):
+                if endless.done():
+                    endless.result()
             unreached = await playing
         finally:
             running = (playing, following, showing, telling)
-            for task_ in running:
-                task_.cancel()
+            for one in running:
+                one.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             await player.stop()
             if tally.sent:

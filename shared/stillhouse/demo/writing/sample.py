@@ -1,4 +1,4 @@
-"""An authored sample of a format conversion: a line of an order to JSON. A grammar made both; nobody wrote or sold it."""
+"""An authored sample of a format conversion: a line of an order to JSON. A grammar made both."""
 
 from __future__ import annotations
 
