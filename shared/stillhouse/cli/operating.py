@@ -45,6 +45,7 @@ def train(
         str | None, typer.Option(help="One of the task's candidates; the cheapest by default.")
     ] = None,
     tenant: Tenant = "default",
+    follow: Annotated[bool, typer.Option("--follow", help="Stay and show how training goes.")] = False,
     home: Home = HOME,
 ) -> None:
     """Ask for a student now, whatever the budget policy says. `stillhouse students` shows what came of it."""
@@ -59,7 +60,13 @@ def train(
         await publish_command(settings, event)
         return event.id
 
-    console().print(f"Asked for a student of {tenant}/{task} (event {run(ask(), settings)}).", soft_wrap=True)
+    event_id = run(ask(), settings)
+    console().print(f"Asked for a student of {tenant}/{task} (event {event_id}).", soft_wrap=True)
+    if follow:
+        from stillhouse.cli.following import follow as follow_job
+
+        if not follow_job(settings.home, event_id, console()):
+            raise typer.Exit(1)
 
 
 @route.command("teacher")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from stillhouse.cli.following import describe
 from stillhouse.client import Client
 from stillhouse.demo.figures import curves, report
 from stillhouse.demo.player import Tally
@@ -143,13 +144,7 @@ async def _tell_progress(home: Path, state: State, console: Console) -> None:
                 now = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            line = f"{now['phase']} {100 * now['fraction']:.0f} %"
-            if "tokens_per_s" in now:
-                line += (
-                    f", loss {now['select_loss']:.3f}, {now['tokens_per_s']:.0f} tokens/s, {now['eta_s']:.0f} s left"
-                )
-            if "quantization" in now:
-                line += f" ({now['quantization']})"
+            line = f"{describe(now)}, {100 * now['fraction']:.0f} %"
             if line != told:
                 told = line
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
