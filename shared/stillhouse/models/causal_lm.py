@@ -35,7 +35,8 @@ class CausalLmSpec:
 
     def write(self, folder: Path) -> None:
         """Write `student.json` into `folder` (a staging folder: the rename of the folder makes it atomic)."""
-        text = json.dumps({"architecture": ARCHITECTURE, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False)
+        # Not sorted: a schema's properties are written in its order, and the student learned one.
+        text = json.dumps({"architecture": ARCHITECTURE, **asdict(self)}, indent=1, ensure_ascii=False)
         (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod

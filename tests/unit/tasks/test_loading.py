@@ -100,7 +100,7 @@ def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
         ),
         ('["a", "b"]', '["a"]', "labels must name at least two labels"),
         ("[[student]]" + GOOD.split("[[student]]")[1], "", "needs at least one [[student]]"),
-        ('name = "t"', 'name = "t"\nkind = "generate"', "has no labels, no [[student]], and a teacher of kind openai"),
+        ('name = "t"', 'name = "t"\nkind = "generate"', "has no labels, and a teacher that writes"),
         ('seed = "seed.jsonl"', 'kind = "recorded"\nfile = "seed.jsonl"', "a teacher of kind 'recorded' writes"),
         ('seed = "seed.jsonl"', 'kind = "recorded"\nfile = "none.jsonl"', "a teacher of kind 'recorded' writes"),
         ('"hashed_ngrams"', '"gpt"', "student.0.architecture"),

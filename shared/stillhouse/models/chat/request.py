@@ -107,7 +107,8 @@ class ChatRequest(_Part):
         alone = not others and last.role == "user" and last.name is None and isinstance(last.content, str)
         if alone and last.text and said.keys() == {"messages"}:
             return "text", last.text
-        return "chat", json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        # Not sorted: models write the properties of a schema in its order.
+        return "chat", json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
     def with_texts(self, change: Callable[[str], str]) -> ChatRequest:
         """The same request with every text of its messages, and every argument of a call, changed."""
