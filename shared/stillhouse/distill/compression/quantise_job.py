@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ SCHEMES = {"w8a8": "W8A8", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC", "nvfp4": "NVF
 def main() -> int:
     """Do the job; 1 where it failed, with the reason as the last line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         quantise(job)
     except Exception as error:  # whatever a library raises is this job's failure
@@ -72,6 +75,13 @@ def rows_of(job: dict[str, Any], tokenizer: Any) -> list[dict[str, list[int]]]:
         ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=int(job["max_length"]))["input_ids"]
         rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
     return rows
+
+
+def _end_with(parent: int) -> None:
+    """Nobody waits for this job any more once its starter is dead."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def recipe_of(scheme: str) -> list[Any]:
