@@ -46,7 +46,7 @@ def quantise(job: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
-    asked: dict[str, Any] = {"model": model, "recipe": recipe_of(job["scheme"])}
+    asked: dict[str, Any] = {"model": model, "recipe": recipe_of(job["scheme"], gptq=job["gptq"])}
     if rows := rows_of(job, tokenizer):
         from datasets import Dataset
 
@@ -66,9 +66,7 @@ def quantise(job: dict[str, Any]) -> None:
 
 
 def rows_of(job: dict[str, Any], tokenizer: Any) -> list[dict[str, list[int]]]:
-    """The calibration conversations as tokens, cut to the length; FP8 takes its scales from the weights alone."""
-    if job["scheme"] == "fp8":
-        return []
+    """The calibration conversations as tokens, cut to the length; none where scales come from the weights alone."""
     rows = []
     for messages in job["calibration"]:
         text = tokenizer.apply_chat_template(messages, tokenize=False)
@@ -84,12 +82,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def recipe_of(scheme: str) -> list[Any]:
+def recipe_of(scheme: str, *, gptq: bool) -> list[Any]:
     """LLM Compressor's modifiers. The head stays as it is: it costs little, and its errors are answers."""
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 
-    if scheme in ("w8a8", "w4a16"):
-        # W8A8: int8 weights by channel, int8 activations by token as they come. W4A16: int4 weights in groups.
+    # W8A8: int8 weights by channel, int8 activations by token as they come. W4A16: int4 weights in groups.
+    if gptq and scheme in ("w8a8", "w4a16"):
         return [GPTQModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])]
     return [QuantizationModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])]
 
