@@ -42,7 +42,7 @@ def quantised(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     plain = tiny_causal_lm(folder / "plain", taught=TAUGHT)
     said = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in TAUGHT]
-    quantise(plain, folder / "w8a8", "w8a8", said * 4)
+    quantise(plain, folder / "w8a8", "w8a8", said * 4, gptq=True)
     return folder / "w8a8"
 
 
@@ -50,7 +50,7 @@ def test_quantised_is_smaller_and_the_same_twice(quantised, tmp_path) -> None:
     plain = quantised.parent / "plain"
     assert weights_bytes(quantised) < 0.5 * weights_bytes(plain)
     said = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in TAUGHT]
-    quantise(plain, tmp_path / "again", "w8a8", said * 4)
+    quantise(plain, tmp_path / "again", "w8a8", said * 4, gptq=True)
     first, second = (
         hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         for folder in (quantised, tmp_path / "again")
@@ -68,7 +68,7 @@ def test_a_failed_job_gives_its_reason_and_no_checkpoint(quantised, tmp_path) ->
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
     with pytest.raises(ModelError, match="needs calibration"):
-        quantise(broken, tmp_path / "out", "w8a8", [])
+        quantise(broken, tmp_path / "out", "w4a16", [])
 
 
 async def test_what_one_environment_wrote_another_one_serves(quantised, tmp_path) -> None:

@@ -19,7 +19,7 @@ Message = dict[str, str]
 
 SCRIPT: Final = Path(__file__).with_name("quantise_job.py")
 FAILED: Final = "failed: "  # how the script begins its last line
-NEEDS_CALIBRATION: Final = frozenset({"w8a8", "w4a16", "nvfp4"})
+NEEDS_CALIBRATION: Final = frozenset({"w4a16", "nvfp4"})
 
 
 def quantise(
@@ -31,16 +31,20 @@ def quantise(
     *,
     max_length: int = 1024,
     seed: int = 0,
+    gptq: bool = False,
 ) -> None:
     """Write the checkpoint `folder` in `scheme` to the new folder `out`: safetensors, configuration and tokenizer.
 
-    `calibration` are conversations as the student will see them, answers included; a few hundred are enough. The
-    environment is made where it is absent. Raises `ModelError`; then there is no `out`.
+    `calibration` are conversations as the student will see them, answers included; a few hundred are enough. W4A16 and
+    NVFP4 need them; FP8, and W8A8 without `gptq`, round weights to the nearest and need none. GPTQ takes some minutes
+    for every 100 million parameters on a CPU, rounding seconds. The environment is made where it is absent. Raises
+    `ModelError`; then there is no `out`.
     """
+    calibrated = scheme in NEEDS_CALIBRATION or (gptq and scheme == "w8a8")
     weights_bytes(folder)  # refuses what is no checkpoint of safetensors
     if out.exists():
         raise ModelError(f"{out}: is there already; quantised checkpoints are written once, to a new folder.")
-    if scheme in NEEDS_CALIBRATION and not calibration:
+    if calibrated and not calibration:
         raise ModelError(f"{scheme} needs calibration texts; give some of the student's conversations.")
     say = on_line or (lambda line: None)
     python = python_of("quantising", on_line)
@@ -51,7 +55,8 @@ def quantise(
             "folder": str(folder.absolute()),
             "out": str(staging.absolute()),
             "scheme": scheme,
-            "calibration": list(calibration),
+            "gptq": gptq or scheme == "w4a16",
+            "calibration": list(calibration) if calibrated else [],
             "max_length": max_length,
             "seed": seed,
         }

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ SCHEMES = {"w8a8": "W8A8", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC", "nvfp4": "NVF
 def main() -> int:
     """Do the job; 1 where it failed, with the reason as the last line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         quantise(job)
     except Exception as error:  # whatever a library raises is this job's failure
@@ -43,7 +46,7 @@ def quantise(job: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
-    asked: dict[str, Any] = {"model": model, "recipe": recipe_of(job["scheme"])}
+    asked: dict[str, Any] = {"model": model, "recipe": recipe_of(job["scheme"], gptq=job["gptq"])}
     if rows := rows_of(job, tokenizer):
         from datasets import Dataset
 
@@ -63,9 +66,7 @@ def quantise(job: dict[str, Any]) -> None:
 
 
 def rows_of(job: dict[str, Any], tokenizer: Any) -> list[dict[str, list[int]]]:
-    """The calibration conversations as tokens, cut to the length; FP8 takes its scales from the weights alone."""
-    if job["scheme"] == "fp8":
-        return []
+    """The calibration conversations as tokens, cut to the length; none where scales come from the weights alone."""
     rows = []
     for messages in job["calibration"]:
         text = tokenizer.apply_chat_template(messages, tokenize=False)
@@ -74,12 +75,19 @@ def rows_of(job: dict[str, Any], tokenizer: Any) -> list[dict[str, list[int]]]:
     return rows
 
 
-def recipe_of(scheme: str) -> list[Any]:
+def _end_with(parent: int) -> None:
+    """Nobody waits for this job any more once its starter is dead."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def recipe_of(scheme: str, *, gptq: bool) -> list[Any]:
     """LLM Compressor's modifiers. The head stays as it is: it costs little, and its errors are answers."""
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 
-    if scheme in ("w8a8", "w4a16"):
-        # W8A8: int8 weights by channel, int8 activations by token as they come. W4A16: int4 weights in groups.
+    # W8A8: int8 weights by channel, int8 activations by token as they come. W4A16: int4 weights in groups.
+    if gptq and scheme in ("w8a8", "w4a16"):
         return [GPTQModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])]
     return [QuantizationModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])]
 
