@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stillhouse.models.confidence import Confidence, signals
+from stillhouse.models.confidence import Confidence, signals, written_signals
 from stillhouse.models.student import softmax
 
 LOGITS = arrays(np.float32, st.integers(2, 12), elements=st.floats(-200, 200, width=32))
@@ -43,3 +45,19 @@ def test_it_is_a_probability_and_always_the_same(logits: np.ndarray, kind: str) 
 def test_what_cannot_be_used_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"range|could not convert"):
         Confidence.read(raw)
+
+
+def test_the_confidence_of_what_is_written_falls_with_its_least_certain_token() -> None:
+    sure, unsure = ([-0.01] * 20, [6.0] * 20), ([-0.01] * 19 + [-1.2], [6.0] * 19 + [-0.3])
+    for kind in ("max_probability", "margin"):
+        confidence = Confidence(kind)
+        assert 0.0 < confidence.of_written(*unsure) < confidence.of_written(*sure) <= 1.0
+        assert confidence.of_written((), ()) == 0.0
+    assert Confidence().of_written([-0.5, -1.5], [1.0, 1.0]) == pytest.approx(math.exp(-1.0))
+
+
+def test_signals_of_what_is_written_are_finite_whatever_a_model_says() -> None:
+    assert np.isfinite(written_signals([-1e9, 0.0], [float("inf"), -float("inf")])).all()
+    assert written_signals([-1.0, -3.0], [2.0, 4.0]).tolist() == pytest.approx(
+        [-2.0, -4.0, -3.0, 2.0, 3.0, math.log(2)]
+    )

@@ -1,0 +1,80 @@
+"""What the demo of a writing task plays: which answers teach, which judge, and the schema that all of them follow."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+
+import jsonschema
+import pytest
+
+from stillhouse.demo.data import DataError
+from stillhouse.demo.writing.sample import generate
+from stillhouse.demo.writing.source import Sizing, plan_writing, read_pairs, schema_of, write_task
+
+
+def test_what_judges_shares_no_answer_with_what_teaches() -> None:
+    plan = plan_writing(None, 0, Sizing())
+    assert len(plan.taught) == 600
+    assert len(plan.rest) > 1500
+    assert not {pair.group for pair in plan.taught} & {pair.group for pair in plan.rest}
+    assert "authored sample" in plan.plan.origin
+    assert plan_writing(None, 0, Sizing()) == plan
+
+
+def test_the_schema_takes_every_answer_and_keeps_the_order_of_keys() -> None:
+    outputs = [pair.output for pair in itertools.islice(generate(1), 300)]
+    schema = schema_of(outputs)
+    for output in outputs:
+        jsonschema.validate(json.loads(output), schema)
+    assert list(schema["properties"]) == list(json.loads(outputs[0]))
+    assert schema["properties"]["delivery"] == {"enum": ["express", "pick-up", "standard"]}
+    assert schema["properties"]["gift"] == {"type": "boolean"}
+    assert schema["properties"]["title"] == {"type": "string"}  # too many to be all there are
+    assert schema["required"] == ["title", "volume", "count", "delivery", "gift"]
+    assert schema_of(['{"a": "x"}', '{"a": "x", "b": 1.5}', '{"a": "x"}'])["required"] == ["a"]
+
+
+def test_the_task_file_is_one_that_services_load(tmp_path) -> None:
+    plan = plan_writing(None, 0, Sizing(base=str(tmp_path)))
+    task = write_task(plan, tmp_path / "tasks", Sizing(base=str(tmp_path), learning_rate=0.001))
+    assert task.kind == "generate"
+    assert task.group_by == "group"
+    assert task.students[0].architecture == "causal_lm"
+    assert task.response_schema is not None
+    assert task.response_schema.is_file()
+    assert task.teacher.kind == "recorded"
+
+
+def test_a_folder_is_taken_as_it_is_split_and_a_file_by_answers(tmp_path) -> None:
+    pairs = list(itertools.islice(generate(2), 900))
+    rows = [json.dumps({"id": str(n), "input": p.input, "output": p.output}) for n, p in enumerate(pairs)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows[:500]))
+    with gzip.open(tmp_path / "test.jsonl.gz", "wt") as file:
+        file.write("\n".join(rows[500:]))
+    folder = plan_writing(tmp_path, 0, Sizing())
+    train, test = read_pairs(tmp_path)
+    assert (len(train), len(test)) == (500, 400)
+    assert {p.input for p in folder.taught} == {p.input for p in train}
+    file = plan_writing(tmp_path / "train.jsonl", 0, Sizing(taught=200))
+    assert len(file.taught) == 200
+    assert not {p.group for p in file.taught} & {p.group for p in file.rest}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"input": "a"}', ":1: a row needs"),
+        ("[1]", ":1: a row needs"),
+        ("{", "cannot be read"),
+        ('{"input": "a", "output": "b"}', "too few recorded answers"),
+    ],
+)
+def test_a_bad_file_gets_one_sentence(tmp_path, content, said) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=said):
+        plan_writing(path, 0, Sizing())
+    with pytest.raises(DataError, match="no such"):
+        plan_writing(tmp_path / "none.jsonl", 0, Sizing())
