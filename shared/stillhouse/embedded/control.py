@@ -18,6 +18,7 @@ from stillhouse.embedded.processes import last_line, rotate
 from stillhouse.embedded.state import State, is_locked, read_state, running
 from stillhouse.embedded.supervisor import GRACE_SECONDS, READY_SECONDS, Profile, preflight
 from stillhouse.embedded.supervisor_main import to_json
+from stillhouse.models.vllm.ending import end_replicas
 
 STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 
@@ -94,6 +95,7 @@ def stop_running(home: Path) -> bool:
         if time.monotonic() > deadline:
             raise EmbeddedError(f"The supervisor (pid {state.pid}) does not end; see {home / 'logs'}.")
         time.sleep(0.05)
+    end_replicas(home)  # they would linger for whoever comes next
     return True
 
 
