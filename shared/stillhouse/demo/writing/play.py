@@ -16,6 +16,7 @@ PATIENCE_S: Final = 300.0  # then a request counts as lost
 FIRST_CASES: Final = 250  # for the first look of the offline gate; it says itself how many more it needs
 MORE: Final = 1.1  # times what the gate asks for
 AT_ONCE: Final = 8  # requests in flight while a student answers: a closed loop, for two cores write slowly
+SHADOW_S: Final = 0.7  # between questions in shadow, where the student is asked beside
 QUICK: Final = 64  # and while only the recorded teacher does
 
 
@@ -54,6 +55,8 @@ class WritingPlayer:
                 return f"all questions are sent and {self._awaited()}"
             wanted = min(wanted, left)
             await self._send_all(supply, wanted, pace)
+            if state.live is None and state.candidate and state.stage == "shadow":
+                await asyncio.sleep(SHADOW_S)  # the teacher answers at once, and would not hold the sender back
             left -= wanted
             judged += wanted if not state.candidate and state.live is None else 0
 
