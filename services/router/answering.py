@@ -380,6 +380,7 @@ async def _complete(model: ChatModel, request: InferenceRequested, started: floa
         confidence=1.0 if said.confidence is None else said.confidence,
         model=model.version,
         latency_ms=(time.perf_counter() - started) * 1000,
+        cpu_ms=said.cpu_ms,
         cost_usd=said.cost_usd,
         input_tokens=said.input_tokens,
         output_tokens=said.output_tokens,

@@ -264,6 +264,7 @@ class Progress:
         self._earlier_cpu = float(earlier.get("cpu_seconds", 0.0))
         self._started = time.monotonic()
         self.peak_mb = 0.0
+        self.beside_s = 0.0  # CPU seconds of replicas that were asked
 
     @property
     def seconds(self) -> float:
@@ -273,7 +274,8 @@ class Progress:
     def __call__(self, phase: str, fraction: float, **numbers: Any) -> float:
         """Report, and give the CPU seconds spent so far by all attempts."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = self._earlier_cpu + used.ru_utime + used.ru_stime
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)  # what quantised
+        cpu = self._earlier_cpu + used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime + self.beside_s
         # Linux counts in KiB, macOS in bytes.
         self.peak_mb = used.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
         fields = {"phase": phase, "fraction": fraction, "seconds": self.seconds, "cpu_seconds": cpu}

@@ -65,6 +65,7 @@ def make_writer(
     form = choose_form(
         merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
     )
+    report.beside_s += form.cpu_s
     report("publishing", 1.0)
     staging = target.with_name(f".{student_id}.staging")
     shutil.rmtree(staging, ignore_errors=True)

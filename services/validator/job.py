@@ -50,6 +50,7 @@ def main(folder: Path) -> int:
         if (folder / RESULT_FILE).exists():
             return 0
         job: dict[str, Any] = json.loads((gate / "job.json").read_text(encoding="utf-8"))
+        model: Judged | None = None
         try:
             task = Task.model_validate(job["task"]).priced(datetime.now(UTC))
             student = StudentTrained.model_validate(job["student"])
@@ -67,7 +68,8 @@ def main(folder: Path) -> int:
             write_json(folder / ERROR_FILE, {"message": str(error)})
             return PERMANENT
         used = resource.getrusage(resource.RUSAGE_SELF)
-        write_json(folder / RESULT_FILE, result | {"cpu_seconds": used.ru_utime + used.ru_stime})
+        beside = model.beside_s if model is not None else 0.0
+        write_json(folder / RESULT_FILE, result | {"cpu_seconds": used.ru_utime + used.ru_stime + beside})
     return 0
 
 

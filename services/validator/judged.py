@@ -22,6 +22,9 @@ class Judged(Protocol):
     may_differ: float
     """The share of cases that may come out otherwise when they are asked again."""
 
+    beside_s: float
+    """CPU seconds that other processes spent for it so far."""
+
     def answer(self, rows: Sequence[Row]) -> tuple[list[tuple[str, float]], float]:
         """Output and confidence for each row, and the CPU seconds of all. Raises `ModelError`."""
         ...
@@ -32,6 +35,7 @@ class Classifier:
 
     tolerance = 1e-3
     may_differ = 0.0
+    beside_s = 0.0
 
     def __init__(self, folder: Path) -> None:
         """Loads the artefact. Raises `ModelError`."""
@@ -54,6 +58,7 @@ class Writer:
     def __init__(self, folder: Path, home: Path, url: str | None = None) -> None:
         """Starts nothing yet."""
         self._folder, self._home, self._url = folder, home, url
+        self.beside_s = 0.0
 
     def answer(self, rows: Sequence[Row]) -> tuple[list[tuple[str, float]], float]:
         """Many at once, as it serves; what it could not answer has confidence 0."""
@@ -63,6 +68,7 @@ class Writer:
             return [], 0.0
         requests = [ChatRequest.of(row.get("input_type") or "text", row["input"]) for row in rows]
         asked = ask_all(self._folder, self._home, requests, url=self._url)
+        self.beside_s += asked.spent_cpu_s
         return [(one.output, one.confidence) for one in asked.answers], asked.cpu_seconds
 
 

@@ -43,12 +43,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The chosen form: its folder is complete but for the manifest."""
+    """The chosen form: its folder is complete but for the manifest. `cpu_s`: what the replicas took now."""
 
     folder: Path
     spec: CausalLmSpec
     measured: tuple[Measured, ...]
     refused: dict[str, str]
+    cpu_s: float = 0.0
 
 
 def wanted_forms(candidate: LanguageModel) -> tuple[tuple[Quantization, ...], dict[str, str]]:
@@ -89,6 +90,7 @@ def choose_form(
     forms, refused = wanted_forms(candidate)
     asked = list(select)[-MOST_ASKED:]
     found: dict[Quantization, tuple[Path, Measured, list[Written]]] = {}
+    spent = 0.0
     for form in forms:
         folder = plain
         if form != "none":
@@ -96,7 +98,9 @@ def choose_form(
             if not folder.exists():
                 report("quantising", 0.0, quantization=form)
                 quantise(plain, folder, form, [_conversation(text) for text in train[-CALIBRATION:]])
-        found[form] = (folder, *_measure(folder, replace(spec, quantization=form), asked, same, home, work, report))
+        measured, answers, cpu_s = _measure(folder, replace(spec, quantization=form), asked, same, home, work, report)
+        found[form] = (folder, measured, answers)
+        spent += cpu_s
     plainly = found["none"][1]
     kept = dict(found)
     for form in forms:
@@ -118,7 +122,7 @@ def choose_form(
         cpu_s_per_token=measured.cpu_s_per_token,
         confidence=_confidence(confidence, answers, [text.answer for text in asked], same),
     )
-    return Form(folder, fitted, tuple(one for _, one, _ in found.values()), refused)
+    return Form(folder, fitted, tuple(one for _, one, _ in found.values()), refused, spent)
 
 
 def _measure(
@@ -129,8 +133,8 @@ def _measure(
     home: Path,
     work: Path,
     report: Report,
-) -> tuple[Measured, list[Written]]:
-    kept = work / f"measured-{spec.quantization}.json"
+) -> tuple[Measured, list[Written], float]:
+    kept, spent = work / f"measured-{spec.quantization}.json", 0.0
     known: dict[str, Any] | None = read_json(kept)
     if known is None:
         # A replica is named by its student; two forms of one student are two replicas.
@@ -141,6 +145,7 @@ def _measure(
             [text.request for text in asked],
             lambda phase, share: report("measuring", share, quantization=spec.quantization, step=phase),
         )
+        spent = said.spent_cpu_s
         tokens = max(1, sum(answer.tokens for answer in said.answers))
         measured = Measured(
             spec.quantization,
@@ -157,7 +162,7 @@ def _measure(
         Written(**{**one, "log_probs": tuple(one["log_probs"]), "margins": tuple(one["margins"])})
         for one in known["answers"]
     ]
-    return Measured(**known["measured"]), answers
+    return Measured(**known["measured"]), answers, spent
 
 
 def _confidence(kind: Kind, answers: Sequence[Written], teacher: Sequence[str], same: Same) -> Confidence:

@@ -44,6 +44,7 @@ class Completion:
     log_probs: tuple[float, ...] = ()
     margins: tuple[float, ...] = ()
     confidence: float | None = None
+    cpu_ms: float = 0.0  # of this machine, where it is known
 
     def as_output(self) -> str:
         """How it travels in an event: the text; where it calls tools, JSON of content and calls."""

@@ -32,11 +32,15 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The answers in the order of the cases, with the replica's CPU seconds and the wall seconds for all of them."""
+    """The answers in the order of the cases, with the replica's CPU seconds and the wall seconds for all of them.
+
+    `spent_cpu_s` is what the replica took for us altogether, its start included where it was started for this.
+    """
 
     answers: list[Written]
     cpu_seconds: float
     seconds: float
+    spent_cpu_s: float = 0.0
 
 
 def ask_all(
@@ -73,10 +77,12 @@ async def _ask_all(
     try:
         on_progress("serving", 0.0)
         await student.start()
+        joined = student.cpu_seconds()
         await student.ready()
         before, started = student.cpu_seconds(), time.monotonic()
         answers = await asyncio.gather(*(ask(request) for request in requests))
-        return Asked(list(answers), student.cpu_seconds() - before, time.monotonic() - started)
+        after = student.cpu_seconds()
+        return Asked(list(answers), after - before, time.monotonic() - started, after - joined)
     finally:
         await student.close()
 

@@ -36,7 +36,7 @@ class ServedStudent:
         Raises `ModelError` where the folder is no student that writes.
         """
         self.spec = CausalLmSpec.read(folder)
-        self._usd_per_token = self.spec.cpu_s_per_token * usd_per_cpu_hour / 3600
+        self._usd_per_cpu_s = usd_per_cpu_hour / 3600
         self._url = url.replace("{student}", self.spec.student_id) if url is not None else None
         self._lease = None if url is not None else ReplicaLease(folder, home, _serve(self.spec))
         self._student = VllmStudent(
@@ -82,8 +82,9 @@ class ServedStudent:
         confidence = self.spec.confidence.of_written(said.log_probs, said.margins)
         if any(f"<{mark}>" in (said.content or "") for mark in marks):
             confidence = 0.0  # it was not shown what belongs there
-        cost = (said.input_tokens + said.output_tokens) * self._usd_per_token
-        return replace(said, confidence=confidence, cost_usd=cost)
+        # Of a batch nobody can say whose work it was: each token has the mean that was measured at training's end.
+        cpu_s = (said.input_tokens + said.output_tokens) * self.spec.cpu_s_per_token
+        return replace(said, confidence=confidence, cpu_ms=1000 * cpu_s, cost_usd=cpu_s * self._usd_per_cpu_s)
 
     def cpu_seconds(self) -> float:
         """Of its replica on this machine since that began; 0 for one behind a URL."""
