@@ -165,7 +165,7 @@ def test_what_each_kind_of_golden_case_asks() -> None:
     said["my lawyer"] = ("b", 0.9)
     cases = [GoldenCase(input=text, kind=kind, label="a") for text in said for kind in ("policy", "factuality")]
     cases += [GoldenCase(input=text, kind="escalation") for text in said]
-    found = [one.holds for one in examine(task, cases, said.__getitem__, 0.5)]
+    found = [one.holds for one in examine(task, cases, [said[case.input] for case in cases], 0.5)]
     assert found == [True, True, False, False, True, False, True, False, False, False, True, True]
 
 
