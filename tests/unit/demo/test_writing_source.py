@@ -33,6 +33,9 @@ def test_the_schema_takes_every_answer_and_keeps_the_order_of_keys() -> None:
     assert schema["properties"]["gift"] == {"type": "boolean"}
     assert schema["properties"]["title"] == {"type": "string"}  # too many to be all there are
     assert schema["required"] == ["title", "volume", "count", "delivery", "gift"]
+    optional = schema_of(['{"a": 1, "c": 3}', '{"b": 2, "c": 3}', '{"a": 1, "b": 2}'])
+    assert list(optional["properties"]) == ["a", "b", "c"], "not in the order in which they were first seen"
+    assert schema_of(['{"a": 1, "b": 2}', '{"b": 2, "a": 1}']) == {"type": "object"}
     assert schema_of(['{"a": "x"}', '{"a": "x", "b": 1.5}', '{"a": "x"}'])["required"] == ["a"]
 
 

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,13 +157,21 @@ def write_task(plan: WritingPlan, folder: Path, sizing: Sizing) -> Task:
 def schema_of(outputs: Sequence[str]) -> dict[str, Any]:
     """A JSON Schema that all `outputs`, JSON objects, follow: their keys and types, and values where these are few."""
     seen: dict[str, list[Any]] = {}
+    before: dict[str, set[str]] = {}  # keys that some answer writes earlier
     for output in outputs:
-        for key, value in json.loads(output).items():
+        answer = json.loads(output)
+        for place, (key, value) in enumerate(answer.items()):
             seen.setdefault(key, []).append(value)
+            before.setdefault(key, set()).update(list(answer)[:place])
+    try:
+        # A model that is held to a schema writes its properties in their order, and can leave out but not go back.
+        order = list(TopologicalSorter(before).static_order())
+    except CycleError:
+        return {"type": "object"}
     return {
         "type": "object",
-        "properties": {key: _values(values) for key, values in seen.items()},
-        "required": [key for key, values in seen.items() if len(values) == len(outputs)],
+        "properties": {key: _values(seen[key]) for key in order},
+        "required": [key for key in order if len(seen[key]) == len(outputs)],
         "additionalProperties": False,
     }
 
