@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from stillhouse.embedded.broker import EmbeddedError
-from stillhouse.embedded.processes import last_line, rotate
 from stillhouse.embedded.state import State, is_locked, read_state, running
 from stillhouse.embedded.supervisor import GRACE_SECONDS, READY_SECONDS, Profile, preflight
 from stillhouse.embedded.supervisor_main import to_json
 from stillhouse.models.vllm.ending import end_replicas
+from stillhouse.processes import last_line, rotate
 
 STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 

@@ -21,11 +21,12 @@ from aiokafka.errors import KafkaError
 
 from stillhouse.bus import declare_topics
 from stillhouse.embedded.broker import EmbeddedBroker, EmbeddedError
-from stillhouse.embedded.ports import free_port, is_free
-from stillhouse.embedded.processes import RUN_ID, Pauses, end_group, end_leftovers, last_line, rotate
+from stillhouse.embedded.ports import free_port
+from stillhouse.embedded.processes import RUN_ID, end_leftovers
 from stillhouse.embedded.state import Phase, ServiceState, State, is_locked, lock, read_state, state_file, write_state
 from stillhouse.embedded.valkey import EmbeddedValkey, valkey_binary
 from stillhouse.events import SERVICES
+from stillhouse.processes import Pauses, end_group, is_free, last_line, rotate
 from stillhouse.settings import Kafka
 
 MIN_FREE_BYTES: Final = 500_000_000

@@ -18,11 +18,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from stillhouse.embedded import supervisor as module
 from stillhouse.embedded.broker import EmbeddedError
 from stillhouse.embedded.control import service_statuses, start_in_background, stop_running
-from stillhouse.embedded.processes import Pauses
 from stillhouse.embedded.state import read_state, running
 from stillhouse.embedded.supervisor import Profile, Supervisor, preflight
 from stillhouse.embedded.supervisor_main import to_json
 from stillhouse.events import CATALOGUE
+from stillhouse.processes import Pauses
 
 GOOD = """
 import asyncio, signal

@@ -14,13 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from stillhouse.embedded.processes import Pauses, last_line
 from stillhouse.files import is_locked, locked, read_json, write_json
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.processes import cpu_seconds_of
 from stillhouse.models.vllm.replica_main import JOB_FILE, LEASES, LOCK_FILE, STATE_FILE
 from stillhouse.models.vllm.spec import GIB, ReplicaState, ServeSpec, weights_bytes
 from stillhouse.models.vllm.supported import detect, refusal
+from stillhouse.processes import Pauses, last_line
 
 BEAT_S: Final = 2.0
 READ_S: Final = 0.5

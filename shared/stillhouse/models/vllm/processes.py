@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from stillhouse.embedded.processes import end_group, last_line
+from stillhouse.processes import end_group, last_line
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36

@@ -24,13 +24,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Final
 
-from stillhouse.embedded.ports import free_port
-from stillhouse.embedded.processes import Pauses, rotate
 from stillhouse.environments.environment import clean_environ, python_of
 from stillhouse.files import read_json, write_json
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.processes import adopt_orphans, end_marked, end_session, end_with_parent, reap, reason_in
 from stillhouse.models.vllm.spec import ReplicaState, ServeSpec
+from stillhouse.processes import Pauses, rotate, unused_port
 
 JOB_FILE: Final = "job.json"
 STATE_FILE: Final = "replica.json"
@@ -138,7 +137,7 @@ class Supervisor:
         python = self._environment()
         if python is None:
             return
-        port = free_port()
+        port = unused_port()
         log_file = self._home / LOG_FILE
         rotate(log_file)
         begun = time.monotonic()
