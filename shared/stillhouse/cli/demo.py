@@ -52,7 +52,7 @@ def demo_llm(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Your recorded answers: .jsonl or .jsonl.gz with input and output, or a folder with train and test."
+            help="Your recorded answers: .jsonl or .jsonl.gz with input and output, or a folder with a train file."
         ),
     ] = None,
     home: Annotated[Path, typer.Option(help="The demo's own folder; it is emptied at the start.")] = WRITING_HOME,

@@ -11,7 +11,7 @@ import pytest
 
 from stillhouse.demo.data import DataError
 from stillhouse.demo.writing.sample import generate
-from stillhouse.demo.writing.source import Sizing, plan_writing, read_pairs, schema_of, write_task
+from stillhouse.demo.writing.source import Sizing, plan_writing, schema_of, write_task
 
 
 def test_what_judges_shares_no_answer_with_what_teaches() -> None:
@@ -50,19 +50,16 @@ def test_the_task_file_is_one_that_services_load(tmp_path) -> None:
     assert task.teacher.kind == "recorded"
 
 
-def test_a_folder_is_taken_as_it_is_split_and_a_file_by_answers(tmp_path) -> None:
-    pairs = list(itertools.islice(generate(2), 900))
+def test_what_is_taught_shares_no_answer_with_what_judges(tmp_path) -> None:
+    pairs = list(itertools.islice(generate(2), 500))
     rows = [json.dumps({"id": str(n), "input": p.input, "output": p.output}) for n, p in enumerate(pairs)]
-    (tmp_path / "train.jsonl").write_text("\n".join(rows[:500]))
-    with gzip.open(tmp_path / "test.jsonl.gz", "wt") as file:
-        file.write("\n".join(rows[500:]))
-    folder = plan_writing(tmp_path, 0, Sizing())
-    train, test = read_pairs(tmp_path)
-    assert (len(train), len(test)) == (500, 400)
-    assert {p.input for p in folder.taught} == {p.input for p in train}
-    file = plan_writing(tmp_path / "train.jsonl", 0, Sizing(taught=200))
-    assert len(file.taught) == 200
-    assert not {p.group for p in file.taught} & {p.group for p in file.rest}
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+        file.write("\n".join(rows))
+    (tmp_path / "test.jsonl").write_text("not read")
+    plan = plan_writing(tmp_path / "train.jsonl.gz", 0, Sizing(taught=200))
+    assert len(plan.taught) == 200
+    assert not {p.group for p in plan.taught} & {p.group for p in plan.rest}
+    assert plan_writing(tmp_path, 0, Sizing(taught=200)) == plan, "a folder's training file was not taken"
 
 
 @pytest.mark.parametrize(
@@ -81,3 +78,5 @@ def test_a_bad_file_gets_one_sentence(tmp_path, content, said) -> None:
         plan_writing(path, 0, Sizing())
     with pytest.raises(DataError, match="no such"):
         plan_writing(tmp_path / "none.jsonl", 0, Sizing())
+    with pytest.raises(DataError, match=r"holds no train\.jsonl"):
+        plan_writing(tmp_path, 0, Sizing())

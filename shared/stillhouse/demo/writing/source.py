@@ -58,19 +58,12 @@ def plan_writing(data: Path | None, seed: int, sizing: Sizing) -> WritingPlan:
         wanted = sizing.taught or SAMPLE_TAUGHT
         pairs = list(itertools.islice(generate(seed), 4 * wanted + SAMPLE_REST))
         origin = "an authored sample: orders to an imagined manga shop and their JSON, both made by a grammar"
-        taught, rest = _by_group(pairs, wanted, random.Random(seed))
     else:
-        train, test = read_pairs(data)
-        wanted = min(sizing.taught or MOST_TAUGHT, len(train) if test else len(train) // 2)
-        rng = random.Random(seed)
-        if test:
-            rng.shuffle(train)
-            rng.shuffle(test)
-            learnt = {pair.group for pair in train}
-            taught, rest = train[:wanted], [pair for pair in test if pair.group not in learnt]
-        else:
-            taught, rest = _by_group(train, wanted, rng)
-        origin = f"{len(train) + len(test):,} recorded answers from {data}"
+        file = file_of(data)
+        pairs = list(read_pairs(file))
+        wanted = min(sizing.taught or MOST_TAUGHT, len(pairs) // 2)
+        origin = f"{len(pairs):,} recorded answers from {file}"
+    taught, rest = _by_group(pairs, wanted, random.Random(seed))
     if len(taught) < FEWEST // 2 or len(rest) < FEWEST // 2:
         raise DataError(
             f"{data} has too few recorded answers for a demo; {FEWEST:,} with different outputs are needed."
@@ -80,17 +73,34 @@ def plan_writing(data: Path | None, seed: int, sizing: Sizing) -> WritingPlan:
     return WritingPlan(plan, tuple(taught), tuple(rest), all(_is_object(pair.output) for pair in taught))
 
 
-def read_pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
-    """Rows with `input` and `output` of a file, or of a folder with `train` and `test` files. Raises `DataError`."""
+def file_of(path: Path) -> Path:
+    """`path`, or the training file of a folder: its other parts may be drawn otherwise. Raises `DataError`."""
     if path.is_dir():
-        named = {part: next((path / f"{part}{end}" for end in SUFFIXES if (path / f"{part}{end}").is_file()), None)
-                 for part in ("train", "test")}  # fmt: skip
-        if named["train"] is None or named["test"] is None:
-            raise DataError(f"{path} holds no train.jsonl and test.jsonl; name a file, or a folder with both.")
-        return list(_pairs(named["train"])), list(_pairs(named["test"]))
+        found = next((path / f"train{end}" for end in SUFFIXES if (path / f"train{end}").is_file()), None)
+        if found is None:
+            raise DataError(f"{path} holds no train.jsonl; name a file of rows with `input` and `output`.")
+        return found
     if not path.name.endswith(SUFFIXES) or not path.is_file():
         raise DataError(f"{path}: no such .jsonl or .jsonl.gz file; name one with `input` and `output` in each row.")
-    return list(_pairs(path)), []
+    return path
+
+
+def read_pairs(path: Path) -> Iterator[Pair]:
+    """The rows of a file, each `input` once. Raises `DataError`."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    seen: set[str] = set()
+    try:
+        with opened(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line)
+                asked, said = (row.get("input"), row.get("output")) if isinstance(row, dict) else (None, None)
+                if not isinstance(asked, str) or not isinstance(said, str) or not asked or not said:
+                    raise DataError(f"{path}:{number}: a row needs `input` and `output`, both text; add them.")
+                if asked not in seen:
+                    seen.add(asked)
+                    yield Pair(asked, said, _canonical(said))
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); give UTF-8 JSON lines.") from None
 
 
 def write_task(plan: WritingPlan, folder: Path, sizing: Sizing) -> Task:
@@ -204,24 +214,6 @@ def _by_group(pairs: list[Pair], wanted: int, rng: random.Random) -> tuple[list[
         (taught if len(taught) < wanted else rest).extend(groups[name])
     rng.shuffle(rest)
     return taught[:wanted], rest
-
-
-def _pairs(path: Path | None) -> Iterator[Pair]:
-    assert path is not None
-    opened = gzip.open if path.suffix == ".gz" else open
-    seen: set[str] = set()
-    try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = json.loads(line)
-                asked, said = (row.get("input"), row.get("output")) if isinstance(row, dict) else (None, None)
-                if not isinstance(asked, str) or not isinstance(said, str) or not asked or not said:
-                    raise DataError(f"{path}:{number}: a row needs `input` and `output`, both text; add them.")
-                if asked not in seen:
-                    seen.add(asked)
-                    yield Pair(asked, said, _canonical(said))
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give UTF-8 JSON lines.") from None
 
 
 def _canonical(output: str) -> str:
