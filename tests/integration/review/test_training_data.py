@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -57,10 +58,14 @@ def learnt(home, tmp_path):
 def test_a_correction_trains_with_its_weight_and_a_flagged_text_does_not_train(learnt) -> None:
     reviews = [review(3, "correct", "a", "b", minutes=1), review(3, "correct", "c", "b"), review(4, "flag", None, "a")]
     dataset, train, _, told = learnt(reviews, human_weight=4)
-    texts = {text.text: text for text in train}
+    texts = {one.row["input"]: one for one in train}
     corrected, recorded = texts["zebra sentence 3"], texts["zebra sentence 5"]
-    assert (corrected.label, corrected.distribution, corrected.weight) == ("a", {"a": 1.0}, 4.0)
-    assert (recorded.label, recorded.weight) == ("b", 1.0)
+    assert (corrected.row["output"], json.loads(corrected.row["distribution"]), corrected.weight) == (
+        "a",
+        {"a": 1.0},
+        4.0,
+    )
+    assert (recorded.row["output"], recorded.weight) == ("b", 1.0)
     assert "zebra sentence 4" not in texts
     assert dataset.n_train + dataset.n_select == 199
     assert told == {"texts_with_human_label": 1, "examples_left_out": 1, "suspect_labels": []}
@@ -72,7 +77,7 @@ def test_a_correction_trains_with_its_weight_and_a_flagged_text_does_not_train(l
 def test_a_label_that_people_prove_wrong_is_copied_from_nobody_but_people(learnt) -> None:
     reviews = [review(n, "correct", "c" if n % 4 == 1 else "a", "b", drawn="random") for n in range(1, 41, 2)]
     _, train, select, told = learnt(reviews)
-    texts = {text.text: text.label for text in [*train, *select]}
+    texts = {one.row["input"]: one.row["output"] for one in [*train, *select]}
     assert told["suspect_labels"] == ["b"]
     assert set(texts.values()) == {"a", "c"}
     assert texts["zebra sentence 1"] == "c"  # looked at
@@ -92,4 +97,4 @@ def test_what_was_erased_while_the_dataset_was_frozen_is_not_trained_on(learnt, 
 
     monkeypatch.setattr(job, "freeze", freeze)
     _, train, select, _ = learnt()
-    assert "zebra sentence 7" not in {text.text for text in [*train, *select]}
+    assert "zebra sentence 7" not in {one.row["input"] for one in [*train, *select]}
