@@ -56,6 +56,7 @@ pi = 0.2
 
 [budget]
 min_examples = 300
+max_train_examples = 300
 """
 COLOURS = ("red", "blue", "green", "white")
 THINGS = ("door", "wall", "shop", "chair")
