@@ -67,7 +67,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     """The result file of this benchmark."""
     begun = meta.start()
     repeats = 1 if quick else 3
-    found = answers(data, 100 if quick else 600, 40 if quick else 150)
+    found = answers(data, 160 if quick else 600, 40 if quick else 150)
     shutil.rmtree(HOME, ignore_errors=True)
     tuned = _tuned(found.learnt, HOME / "fp32")
     systems = _forms(tuned, found.learnt) | {"stillhouse_few_shot": _few_shot(found.learnt)}

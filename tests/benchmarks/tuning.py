@@ -37,7 +37,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     """The result file of this benchmark."""
     begun = meta.start()
     repeats = 1 if quick else 3
-    found = answers(data, 60 if quick else 160, 50)
+    found = answers(data, 160, 50)
     folder = base()
     tokenizer = load_tokenizer(folder)
     learnt, _ = encode(tokenizer, found.learnt, 768)
@@ -113,7 +113,7 @@ def _trl(folder: Path, learnt: list[WrittenText], examples_a_step: int) -> tuple
             per_device_train_batch_size=examples_a_step,
             learning_rate=RATE,
             lr_scheduler_type="cosine",
-            warmup_ratio=WARM_UP,
+            warmup_steps=WARM_UP,
             weight_decay=0.0,
             max_length=768,
             gradient_checkpointing=False,
