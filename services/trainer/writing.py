@@ -1,4 +1,4 @@
-"""Makes a student that writes: fine-tuned, measured in every form that could serve, published in the best of them."""
+"""Makes a student that writes: tuned or prompted, measured in every form that could serve, published in the best."""
 
 from __future__ import annotations
 
@@ -53,14 +53,19 @@ def make_writer(
     report("base", 0.0)
     base = base_folder(candidate.base, root().parent / "bases")
     train, select = [_text(one) for one in train_rows], [_text(one) for one in select_rows]
-    merged, numbers = _tuned(folder, candidate, base, train, select, curves, report)
+    examples: tuple[tuple[str, str], ...] = ()
+    if candidate.method == "few_shot":
+        merged, numbers, examples = _prompted(folder, candidate, base, train, report)
+    else:
+        merged, numbers = _tuned(folder, candidate, base, train, select, curves, report)
     longest = _longest(base, candidate)
     spec = CausalLmSpec(
         student_id,
         candidate.base,
-        max_model_len=min(longest, candidate.max_tokens + candidate.max_new_tokens),
+        max_model_len=min(longest, numbers.get("prompt_tokens", 0) + candidate.max_tokens + candidate.max_new_tokens),
         max_new_tokens=candidate.max_new_tokens,
         response_schema=_schema(task),
+        examples=examples,
     )
     form = choose_form(
         merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
@@ -133,6 +138,30 @@ def _tuned(
     }
     write_json(kept, numbers)
     return merged, numbers
+
+
+def _prompted(
+    folder: Path, candidate: LanguageModel, base: Path, train: list[WrittenText], report: Progress
+) -> tuple[Path, dict[str, Any], tuple[tuple[str, str], ...]]:
+    """The folder of the base model as it is, and the examples for its prompt; of an earlier attempt, or now."""
+    from stillhouse.bus.jobs import read_json
+    from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
+    from stillhouse.distill.causal_lm.few_shot import choose_examples, prompt_tokens
+
+    merged, kept = folder / MERGED, folder / "prompted.json"
+    made = read_json(kept)
+    if made is None:
+        report("choosing", 0.0)
+        tokenizer = load_tokenizer(base)
+        model = load_model(base, tokenizer)
+        chosen = choose_examples(model, tokenizer, train, candidate.shots, candidate.example_tokens, candidate.seed)
+        shutil.rmtree(merged, ignore_errors=True)
+        model.save_pretrained(str(merged), safe_serialization=True)
+        tokenizer.save_pretrained(str(merged))
+        numbers = {"shots": len(chosen), "prompt_tokens": prompt_tokens(tokenizer, chosen)}
+        made = {"numbers": numbers, "examples": [(text.request.question, text.answer) for text in chosen]}
+        write_json(kept, made)
+    return merged, made["numbers"], tuple((asked, said) for asked, said in made["examples"])
 
 
 def _text(one: Taught) -> WrittenText:

@@ -12,7 +12,7 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "bus", "edge", "loop", "recovery")
+ORDER = ("cascade", "gate", "drift", "student", "tuning", "serving", "bus", "edge", "loop", "recovery")
 TITLES = {"edge": "bus: the edge"}
 
 QUESTIONS = {
@@ -20,6 +20,8 @@ QUESTIONS = {
     "gate": "How many teacher calls does a verdict cost, and how often is it wrong?",
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
+    "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
+    "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",
     "edge": "And on the OpenAI-compatible edge, beside LiteLLM's proxy and TensorZero's gateway?",
     "loop": "From the first request to a live student, a change of traffic, its alarm and the way back",
@@ -30,9 +32,10 @@ HEAD = """# Benchmarks
 
 Read this first:
 
-- One virtual machine of 2 cores; `bus`, `edge`, `recovery` and `loop` ran alone on it, others beside each other (load
-  averages are below). Its speed changes by half within minutes, with what else its host does: counts, shares and ratios
-  can be compared between machines; CPU time, waiting and requests a second only with what stands beside them.
+- One virtual machine of 2 cores; `tuning`, `serving`, `bus`, `edge`, `recovery` and `loop` ran alone on it, others
+  beside each other (load averages are below). Its speed changes by half within minutes, with what else its host does:
+  counts, shares and ratios can be compared between machines; CPU time, waiting and requests a second only with what
+  stands beside them.
 - Intervals are exact 95 % intervals (Clopper-Pearson) where they are of shares, and the range over repeats elsewhere.
 - The model in `bus` and `edge` is a wait of 5 ms, which computes nothing. In `edge` it is a stand-in behind HTTP, and
   generator, stand-in and gateway share the 2 cores, so that the most requests a second are this machine's, not a
@@ -40,6 +43,8 @@ Read this first:
 - The gateways of `edge` do not do the same: Stillhouse records every answer before it gives it, and the CPU time of
   what takes the record is in `stillhouse_all_services` only; its peers ran without their databases and record nothing.
   At 20 requests a second much of that figure is what the services spend while nobody asks.
+- `tuning` and `serving` are of one small model (135 million weights) in float32 or int8 on a CPU without AVX-512. What
+  is faster on a GPU was not measured.
 - `bus`, `edge`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no
   disk. Apache Kafka was not measured.
 - The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price
@@ -56,9 +61,10 @@ FOOT = """## Running them again
 
 ```
 make bench                                    # gate, drift, student and bus, then this page
-make bench NAME=recovery                      # one of gate, drift, student, bus, edge, loop, recovery
+make bench NAME=recovery                      # or cascade, tuning, serving, edge, loop
 make bench NAME=gate QUICK=1                  # smaller samples; the result goes to .stillhouse/bench/quick/
-make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label
+make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label,
+                                              # for tuning and serving with input and output
 make bench NAME=loop REPORT=FILE              # from the report.json of a demo that was played before
 ```
 

@@ -30,6 +30,11 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"texts_per_cpu_s", "p50_ms_batch1", "bytes", "agreement", "accuracy"},
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
+    "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
+    "serving": (
+        {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},
+        {"stillhouse_fp32", "stillhouse_w8a8", "stillhouse_few_shot"},
+    ),
     "loop": ({"times_cheaper_per_call", "net_saving_share"}, {"stillhouse", "seed_bar"}),
     "recovery": (
         {"kills", "sent", "lost_in_silence", "duplicated_effects", "first_answer_s", "ready_s"},

@@ -56,6 +56,7 @@ pi = 0.2
 
 [budget]
 min_examples = 300
+max_train_examples = 300
 """
 COLOURS = ("red", "blue", "green", "white")
 THINGS = ("door", "wall", "shop", "chair")
@@ -110,7 +111,7 @@ def route_of(home) -> dict:
 class Load:
     """Some clients that ask one question after the other; what went wrong for any of them is kept."""
 
-    def __init__(self, home, supply, clients: int = 4, pause_s: float = 0.5) -> None:
+    def __init__(self, home, supply, clients: int = 4, pause_s: float = 1.0) -> None:
         self.served: Counter[str] = Counter()
         self.failures: list[str] = []
         self._home, self._supply, self._pause_s = home, supply, pause_s
@@ -155,7 +156,7 @@ def wait_for(home, what, patience_s: float = 900.0):
     deadline = time.monotonic() + patience_s
     while not what(route := route_of(home)):
         assert time.monotonic() < deadline, (route, stillhouse("students", "--json", home=home).stdout)
-        time.sleep(0.5)
+        time.sleep(3)  # each look is a command, which takes a second of the cores that all of this runs on
     return route
 
 

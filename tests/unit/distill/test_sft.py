@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,28 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(base, tmp_path) -> None
         tune(candidate(base), base, data[:-20], data[-20:], on_progress=stop, checkpoint_dir=tmp_path / "stopped")
     resumed, seen = run(base, tmp_path / "stopped", data)
     assert len(seen) == 2
+    ours, theirs = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_disk_that_is_full_costs_one_part_of_the_run(base, tmp_path) -> None:
+    data = texts(120)
+    whole, _ = run(base, tmp_path / "whole", data)
+    folder = tmp_path / "full"
+    folder.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(progress: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # from the first checkpoint on nothing more fits
+
+    try:
+        with pytest.raises(OSError, match=r"epoch-0002.*cannot be written.*File too large"):
+            tune(candidate(base), base, data[:-20], data[-20:], on_progress=fill, checkpoint_dir=folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in folder.iterdir()) == ["epoch-0001.safetensors", "state.json"]
+    resumed, seen = run(base, folder, data)
+    assert len(seen) == 3
     ours, theirs = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

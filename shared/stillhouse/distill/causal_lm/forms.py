@@ -97,7 +97,7 @@ def choose_form(
             folder = work / form
             if not folder.exists():
                 report("quantising", 0.0, quantization=form)
-                quantise(plain, folder, form, [_conversation(text) for text in train[-CALIBRATION:]])
+                quantise(plain, folder, form, [_conversation(text, spec) for text in train[-CALIBRATION:]])
         measured, answers, cpu_s = _measure(folder, replace(spec, quantization=form), asked, same, home, work, report)
         found[form] = (folder, measured, answers)
         spent += cpu_s
@@ -176,8 +176,8 @@ def _confidence(kind: Kind, answers: Sequence[Written], teacher: Sequence[str], 
     return fit_confidence(signals, np.array([agrees for _, agrees in pairs])) or Confidence()
 
 
-def _conversation(text: WrittenText) -> list[dict[str, str]]:
-    return [*messages_of(text.request), {"role": "assistant", "content": text.answer}]
+def _conversation(text: WrittenText, spec: CausalLmSpec) -> list[dict[str, str]]:
+    return [*messages_of(text.request.with_examples(spec.examples)), {"role": "assistant", "content": text.answer}]
 
 
 def copy_weights(source: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ event says so (`input_type`): a user's text is never taken for a request, whatev
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -128,6 +128,17 @@ class ChatRequest(_Part):
             return message.model_copy(update={"content": content, "tool_calls": calls})
 
         return self.model_copy(update={"messages": tuple(message_of(message) for message in self.messages)})
+
+    def with_examples(self, examples: Sequence[tuple[str, str]]) -> ChatRequest:
+        """The same request with questions and their answers before it, behind what the system says."""
+        others = (i for i, message in enumerate(self.messages) if message.role not in ("system", "developer"))
+        systems = next(others, len(self.messages))
+        shown = (
+            message
+            for asked, said in examples
+            for message in (Message(role="user", content=asked), Message(role="assistant", content=said))
+        )
+        return self.model_copy(update={"messages": (*self.messages[:systems], *shown, *self.messages[systems:])})
 
     @property
     def question(self) -> str:

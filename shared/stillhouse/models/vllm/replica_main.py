@@ -251,6 +251,10 @@ def environment_of(spec: ServeSpec) -> dict[str, str]:
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
+            # Left to itself every replica binds its threads to the same cores: beside one that is busy the next one
+            # was seen not to start in seven minutes. Nor may threads that wait keep a core from others.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_WAIT_POLICY": "PASSIVE",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "SPT_NOENV": "1",  # naming its processes would overwrite the mark that we know them by
         }

@@ -78,7 +78,8 @@ class ServedStudent:
             marks.update(found.marks)
             return found.text
 
-        said = await self._student.complete(request.with_texts(without), on_text)
+        asked = request.with_texts(without).with_examples(self.spec.examples)
+        said = await self._student.complete(asked, on_text)
         confidence = self.spec.confidence.of_written(said.log_probs, said.margins)
         if any(f"<{mark}>" in (said.content or "") for mark in marks):
             confidence = 0.0  # it was not shown what belongs there
