@@ -43,8 +43,8 @@ Read this first:
 - The gateways of `edge` do not do the same: Stillhouse records every answer before it gives it, and the CPU time of
   what takes the record is in `stillhouse_all_services` only; its peers ran without their databases and record nothing.
   At 20 requests a second much of that figure is what the services spend while nobody asks.
-- `tuning` and `serving` are of one small model (135 million weights) in float32 or int8 on a CPU without AVX-512. What
-  is faster on a GPU was not measured.
+- `tuning` and `serving` are of one small model (135 million weights) on one CPU, whose vector instructions decide which
+  form is faster. Nothing was measured on a GPU.
 - `bus`, `edge`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no
   disk. Apache Kafka was not measured.
 - The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price

@@ -41,8 +41,7 @@ max_tokens = 200
 max_new_tokens = 40
 batch_size = 1024
 step_tokens = 512
-quantization = "w8a8"
-max_quantization_loss = 0.2
+quantization = "none"
 
 [gate]
 comparator = {{ kind = "json" }}

@@ -114,6 +114,7 @@ def test_vllm_is_started_by_module_name_offline_and_without_the_checkpoints_samp
     assert (options["--generation-config"], options["--load-format"]) == ("vllm", "safetensors")
     environment = environment_of(spec)
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind", "replicas would wait for the same cores"
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert "PYTHONPATH" not in environment
     assert not any("secret" in value for value in environment.values())
