@@ -140,6 +140,7 @@ def verdicts(result) -> dict[str, str]:
     return {one["name"]: one["verdict"] for one in result["judgement"]["conditions"]}
 
 
+@pytest.mark.slow
 def test_people_and_a_judge_decide_with_the_rest_and_the_gate_waits_for_them(
     base, tmp_path, broker, monkeypatch
 ) -> None:
