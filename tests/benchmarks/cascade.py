@@ -19,6 +19,7 @@ student, an empirical threshold (FrugalGPT, RouteLLM) and MAPIE's Learn-then-Tes
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ LADDER = {
     "stillhouse_joint": StudentCandidate(architecture="joint"),
 }
 TRACER = ("tracer-llm==0.3.3",)
+TRACER_S, ALL_S = 800.0, 1100.0  # since a data set was begun: TRACER on everybody's parts, and then by itself
 MAPIE = ("mapie==1.6.0",)
 SKIPPED = ("gbt", "xgb", "rf", "et", "dt")  # of TRACER's candidates: with all of them a fit takes over 15 minutes
 HEADINGS = ("system", "coverage at 95 %", "agreement there", "escalated at 97 %", "agreement there", "promise broken")
@@ -86,10 +88,11 @@ def systems(of: Parts, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
     found: dict[str, Any] = {}
     versions: dict[str, str] = {}
     failed: dict[str, str] = {}
+    begun = time.monotonic()
     embedded = vectors(of)
     with ThreadPoolExecutor(1) as beside:  # a peer on one core, students on the other
-        tracer = beside.submit(_tracer, of, embedded, draws, True)
-        tracer_alone = beside.submit(_tracer, of, embedded, draws, False)
+        tracer = beside.submit(_tracer, of, embedded, draws, True, begun + TRACER_S)
+        tracer_alone = beside.submit(_tracer, of, embedded, draws, False, begun + ALL_S)
         said = {name: _student(name, of) for name in LADDER}
         best = max(said, key=lambda name: choose_threshold_coverage(said[name]["select"]))
         found["stillhouse"] = judged(said[best], walked(said[best]["select"]), draws) | {"student": best}
@@ -249,9 +252,11 @@ def _embedding_lr(of: Parts, embedded: dict[str, NDArray[np.float32]]) -> Said:
 
 
 def _tracer(
-    of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int, same_parts: bool
+    of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int, same_parts: bool, until: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """TRACER's own router, on the parts that everybody has, or on its own split of them all."""
+    """TRACER's own router, on the parts that everybody has, or on its own split; within `until` (monotonic seconds)."""
+    if until - time.monotonic() < 30:
+        raise peers.PeerFailed("tracer has no time left of the 20 minutes that a file may take")
     learnt = ("train", "select", "calibration")
     with tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "arrays.npz"
@@ -266,7 +271,7 @@ def _tracer(
             "draws": draws,
             "drawn": len(of.calibration),
         }
-        found = peers.run("tracer", TRACER, "tracer_router.py", job, timeout_s=1000)
+        found = peers.run("tracer", TRACER, "tracer_router.py", job, timeout_s=until - time.monotonic())
     handled = np.array(found["handled"], dtype=bool)
     agrees = np.array([label == text.label for label, text in zip(found["label"], of.test, strict=True)])
     entry = figures(Answers(handled.astype(float), agrees | ~handled), 0.5, 2.0, {True: found["broken"], False: 0.0})

@@ -108,6 +108,8 @@ class Task(Section):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
+        elif any(one.kind == "recall" for one in self.gate.condition):
+            raise ValueError("gate: recall is of labels; a task that generates has none")
         wanted = StudentCandidate if self.kind == "classify" else LanguageModel
         for candidate in self.students:
             if not isinstance(candidate, wanted):

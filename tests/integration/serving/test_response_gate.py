@@ -215,6 +215,17 @@ def test_what_only_writers_can_be_asked_is_refused_for_others(tmp_path) -> None:
             load_task(tmp_path / "t.toml")
 
 
+def test_recall_is_of_labels(tmp_path) -> None:
+    from stillhouse.tasks import TaskFileError
+
+    write_task(tmp_path, tmp_path, "http://127.0.0.1:9/v1")
+    path = tmp_path / "notes.toml"
+    load_task(path)
+    path.write_text(path.read_text().replace('kind = "memory"\nceiling = 4000', 'kind = "recall"'))
+    with pytest.raises(TaskFileError, match="recall is of labels"):
+        load_task(path)
+
+
 def test_nobody_is_asked_about_a_student_that_no_gate_keeps(tmp_path) -> None:
     done = invoke("gate", "export", "nobody", tmp_path / "s.jsonl", "--home", tmp_path, "--tasks", "deploy/tasks")
     assert done.exit_code == 1
