@@ -14,6 +14,7 @@ from services.validator.settings import ValidatorSettings
 from stillhouse.bus import publish
 from stillhouse.bus.jobs import JobQueue, write_json
 from stillhouse.events import CostIncurred, GateFailed, GatePassed, ReviewRequested, ReviewResolved
+from stillhouse.review.answers import Opinion, add_opinions, folder_of_student
 from stillhouse.store import ExampleRow, Store
 from stillhouse.telemetry.metrics import metrics
 from stillhouse.telemetry.names import GATE_OPEN_SINCE
@@ -103,6 +104,26 @@ async def test_a_look_whose_end_the_queue_missed_does_not_turn_the_gate_back(ser
         await gates.run(first)
         assert gates._waiting == {first.payload["gate"]: waits}
         assert await gates.queue.state(first.job_id) == "done"
+    for stop in service.on_stop:
+        await stop()
+
+
+async def test_a_gate_that_waits_looks_again_when_people_said_something(service_environment) -> None:
+    service = build_app(ValidatorSettings())
+    async with TestKafkaBroker(service.broker):
+        await publish(service.broker, trained("s1", 1), source=SOURCE)
+        gates = service.broker.context.resolve("gates")
+        first = await gates.queue.claim("w", 30)
+        await gates.queue.complete(first)
+        gates._waiting[first.payload["gate"]] = Waiting(trained("s1", 1), 0, 0, 1000, told=0)
+        await gates.check()
+        assert await gates.queue.pending() == 0
+        folder = folder_of_student(service_environment / "home", "s1")
+        add_opinions(folder, [Opinion("e1", "teacher", "tie", "me")])
+        await gates.check()
+        again = await gates.queue.claim("w", 30)
+        assert again.payload == {"gate": first.payload["gate"], "round": 1}
+        assert gates._waiting == {}
     for stop in service.on_stop:
         await stop()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.validator.cases import Costs, Outcome
+from services.validator.cases import Costs, Facts, Outcome
 from services.validator.offline import judge
+from stillhouse.events import Condition
 from stillhouse.tasks import Cascade
 from tests.unit.validator.audits import make_task
 
@@ -71,6 +72,20 @@ def test_the_case_budget_ends_an_open_gate_for_good() -> None:
     task = make_task(gate={"max_cases": 100})
     judged = judge(task, 0.5, outcomes(5000, 0.045, 0.8), 0.001, COSTS)
     assert (judged.verdict, judged.final, judged.n, judged.needs_more) == ("undecided", True, 100, None)
+
+
+def test_people_may_still_be_asked_when_the_case_budget_is_spent() -> None:
+    task, cases = make_task(gate={"max_cases": 600}), outcomes(600, 0.01, 0.8)
+    open_ = Condition(name="win rate", verdict="undecided", floor=0.65, needs_more=40, costs_usd=20.0)
+    waits = judge(task, 0.5, cases, 0.025, COSTS, Facts(opinions=(open_,), unasked=5))
+    assert (waits.verdict, waits.final, waits.needs_more, waits.costs_usd) == ("undecided", False, 40, 20.0)
+    asked = judge(task, 0.5, cases, 0.025, COSTS, Facts(opinions=(open_,), unasked=0))
+    assert (asked.verdict, asked.final) == ("undecided", True)
+    lost = open_.model_copy(update={"verdict": "failed"})
+    refused = judge(task, 0.5, cases, 0.025, COSTS, Facts(opinions=(lost,), unasked=5))
+    assert (refused.verdict, refused.final, refused.reason) == ("failed", True, "does not hold: win rate")
+    won = open_.model_copy(update={"verdict": "passed"})
+    assert judge(task, 0.5, cases, 0.025, COSTS, Facts(opinions=(won,))).verdict == "passed"
 
 
 def test_a_threshold_that_serves_nothing_fails_on_coverage() -> None:
