@@ -32,6 +32,8 @@ from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import Model, ModelError
 from stillhouse.models.rules import EscalationRules
 from stillhouse.quality.agreement import exact
+from stillhouse.quality.thresholds import SERVE_NOTHING
+from stillhouse.store.redaction import redact
 from stillhouse.tasks import Task
 from stillhouse.tasks.comparators import Comparison
 from stillhouse.telemetry import names
@@ -220,7 +222,7 @@ class _Call:
             if asked.answer is None:
                 log.warning("student_failed", student_id=chosen.serving.student_id, error=asked.error)
                 reason = "student_failed"
-            elif asked.answer.confidence < chosen.serving.threshold_for(self._request.group):
+            elif asked.answer.confidence < self._threshold(chosen.serving):
                 reason = "below_threshold"
             else:
                 said = asked
@@ -247,7 +249,7 @@ class _Call:
             audited=bool(chosen.audits),
             teacher=teacher.answer if teacher is not None else None,
             student=student,
-            threshold=chosen.serving.threshold_for(self._request.group) if chosen.serving is not None else None,
+            threshold=self._threshold(chosen.serving) if chosen.serving is not None else None,
             route_version=self._version,
             cost_usd=sum(a.cost_usd for a in (student, teacher.answer if teacher else None) if a is not None),
             teacher_cost_usd=teacher.answer.cost_usd
@@ -303,11 +305,18 @@ class _Call:
             audited.append(event)
         return audited
 
+    def _threshold(self, student: StudentRoute) -> float:
+        """The confidence from which `student` serves this request; above 1 where the text is longer than it may be."""
+        if student.longest is not None and len(redact(self._request.input).text) > student.longest:
+            return SERVE_NOTHING
+        return student.threshold_for(self._request.group)
+
     def _audited(
         self, audit: Audit, teacher: Answer, said: _Said, completed: InferenceCompleted, overhead: float, same: bool
     ) -> InferenceAudited:
         request, student = self._request, said.answer
-        would_serve = student is not None and student.confidence >= audit.student.threshold_for(request.group)
+        threshold = self._threshold(audit.student)
+        would_serve = student is not None and student.confidence >= threshold
         serving = self._plan.serving
         served = completed.served_by == "student" and serving is not None
         served = served and serving is not None and serving.student_id == audit.student.student_id
@@ -328,7 +337,7 @@ class _Call:
             teacher=teacher,
             student=student,
             student_error=said.error or None,
-            threshold=audit.student.threshold_for(request.group),
+            threshold=threshold,
             would_serve=would_serve,
             agrees=not would_serve or same,
             served_by="student" if served else "teacher",

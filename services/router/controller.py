@@ -211,6 +211,7 @@ def _recalibrated(route: RouteChanged, event: ThresholdRecalibrated) -> RouteCha
         "threshold": event.threshold,
         "group_thresholds": event.group_thresholds,
         "unproven_threshold": event.unproven_threshold,
+        "longest": event.longest,
         "recalibrated": event.round,
     }
     return _changed(route, event, event.reason, live=live.model_copy(update=update))

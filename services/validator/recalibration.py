@@ -3,7 +3,8 @@
 Each round takes the next `recalibrate_every` audits of the live student, once. The order in which thresholds are tried
 is fixed on earlier cases, so the walk needs no correction for its length; rounds share the student's alpha as students
 share the task's: alpha / (k (k + 1)) in round k. Where the task has groups, each group known before gets an even
-part of the round's share, and a threshold of its own where its audits certify one.
+part of the round's share, and a threshold of its own where its audits certify one. Where the task asks for it, a
+second threshold, on length, is certified together with the first, by Learn-then-Test.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from numpy.typing import NDArray
 from stillhouse.events import StudentRoute
 from stillhouse.quality import SERVE_NOTHING, Threshold, alpha_share, certify_fixed, walk_of
 from stillhouse.quality.agreement import exact
+from stillhouse.quality.learn_then_test import certify_rules, p_values, two_thresholds
 from stillhouse.tasks import Task
 
 WORTH_MOVING: Final = 0.01  # of coverage: smaller changes are left alone
 FEWEST_EARLIER: Final = 50  # cases without which no walk is laid out
+STEPS: Final = 40  # of confidence, where there is a length too
+LENGTHS: Final = (0.5, 0.75, 0.9, 0.97)  # quantiles of earlier texts; and no limit
+ANY_LENGTH: Final = 1 << 30
 NEVER_SERVED: Final = -math.inf  # a request of a rule, or one that the student failed: the teacher's, whatever happens
 
 
@@ -33,6 +38,7 @@ class Case:
     confidence: float
     agrees: bool
     group: str | None = None
+    chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Recalibration:
     alpha: float
     reason: str
     group_thresholds: dict[str, float] = field(default_factory=dict)
+    longest: int | None = None
 
 
 def case_of(row: Mapping[str, Any], same: Callable[[str, str], bool] = exact) -> Case:
@@ -54,7 +61,7 @@ def case_of(row: Mapping[str, Any], same: Callable[[str, str], bool] = exact) ->
     """
     asked = row["student_output"] is not None and not row["policy"]
     agrees = not asked or same(row["student_output"], row["teacher_output"])
-    return Case(row["student_confidence"] if asked else NEVER_SERVED, agrees, row["group"])
+    return Case(row["student_confidence"] if asked else NEVER_SERVED, agrees, row["group"], len(row["input"]))
 
 
 def recalibrate(
@@ -62,6 +69,8 @@ def recalibrate(
 ) -> Recalibration:
     """Round `number` (from 1) for the live student, on `cases`; `earlier` are cases that came before all of them."""
     alpha = alpha_share(task.gate.alpha, number)
+    if task.cascade.by_length:
+        return _by_length(task, live, earlier, cases, alpha)
     groups = sorted({case.group for case in earlier if case.group}) if task.cascade.groups else []
     share = alpha / (1 + len(groups))
     found = _certify(task, earlier, cases, share)
@@ -82,6 +91,57 @@ def recalibrate(
 def unproven(task: Task) -> float | None:
     """The threshold of groups that have none of their own; None: the student's."""
     return SERVE_NOTHING if task.cascade.groups and task.cascade.unproven_group == "teacher" else None
+
+
+def _by_length(
+    task: Task, live: StudentRoute, earlier: Sequence[Case], cases: Sequence[Case], alpha: float
+) -> Recalibration:
+    """The pair of confidence and length that serves most of those that `cases` certify.
+
+    Learn-then-Test by a fixed sequence whose order is learned on `earlier` (split fixed sequence testing, Angelopoulos
+    et al. 2110.01052): first the pairs that keep the promise most clearly there. It errs with probability `alpha` at
+    most, whatever that order is.
+    """
+    epsilon, selective = task.gate.epsilon, task.cascade.selective
+    agrees = _columns(cases)[1]
+    now = _served(cases, live.threshold, live.longest)
+    base = max(1, int(now.sum()) if selective else len(cases))
+    risk, coverage = float((now & ~agrees).sum()) / base, float(now.mean()) if cases else 0.0
+    stays = f"confidence {live.threshold:.4f} and {_words(live.longest)} stay, with risk {risk:.4f}"
+    seen = [case for case in earlier if case.confidence != NEVER_SERVED]
+    best: tuple[float, int | None, float] | None = None  # threshold, longest, coverage
+    if len(seen) >= FEWEST_EARLIER and cases:
+        walk = walk_of(*_columns(seen), len(cases), alpha, selective=selective, steps=STEPS)
+        lengths = np.append(np.unique(np.quantile([case.chars for case in seen], LENGTHS).astype(int)), ANY_LENGTH)
+        pairs, before = two_thresholds(_columns(seen)[0], [case.chars for case in seen], walk, lengths)
+        trials = before.sum(axis=1) if selective else np.full(len(pairs), len(seen))
+        losses = (before & ~_columns(seen)[1]).sum(axis=1)
+        order = np.lexsort((-before.sum(axis=1), p_values(losses, trials, epsilon)))
+        _, served = two_thresholds(_columns(cases)[0], [case.chars for case in cases], walk, lengths)
+        kept = certify_rules(served[order], agrees, epsilon, alpha, selective=selective)
+        if kept.any():
+            shares = served[order][kept].mean(axis=1)
+            t, u = pairs[order][kept][int(shares.argmax())]
+            best = (float(t), None if u >= ANY_LENGTH else int(u), float(shares.max()))
+    if best is None:
+        why = f"nothing is certified on {len(cases)} audits; {stays}"
+        return Recalibration(False, live.threshold, len(cases), alpha, why, longest=live.longest)
+    shown = f"confidence {best[0]:.4f} and {_words(best[1])} are certified on {len(cases)} audits"
+    if best[2] < coverage + WORTH_MOVING and risk <= epsilon:
+        return Recalibration(False, live.threshold, len(cases), alpha, f"{stays}; {shown}", longest=live.longest)
+    moved = (best[0], best[1]) != (live.threshold, live.longest)
+    why = f"{shown}, coverage {best[2]:.3f}; it was {coverage:.3f} with risk {risk:.4f}"
+    return Recalibration(moved, best[0], len(cases), alpha, why, longest=best[1])
+
+
+def _served(cases: Sequence[Case], threshold: float, longest: int | None) -> NDArray[np.bool_]:
+    return np.array(
+        [case.confidence >= threshold and (longest is None or case.chars <= longest) for case in cases], dtype=bool
+    )
+
+
+def _words(longest: int | None) -> str:
+    return "any length" if longest is None else f"at most {longest} characters"
 
 
 def _certify(task: Task, earlier: Sequence[Case], cases: Sequence[Case], delta: float) -> Threshold | None:

@@ -45,6 +45,7 @@ class ThresholdRecalibrated(Event):
     previous_threshold: float
     group_thresholds: dict[str, float] = Field(default_factory=dict)
     unproven_threshold: float | None = None
+    longest: int | None = Field(default=None, description="Characters of the longest text that it serves; None: any.")
     n: int = Field(description="Audits of this round.")
     alpha: float = Field(description="Share of the student's alpha spent on this round.")
     reason: str
@@ -62,6 +63,9 @@ class StudentRoute(Value):
     unproven_threshold: float | None = Field(
         default=None,
         description="Of groups that have none of their own; above 1 the teacher answers. None: `threshold`.",
+    )
+    longest: int | None = Field(
+        default=None, description="Characters, after redaction, of the longest text that it serves. None: any."
     )
     recalibrated: int = Field(default=0, description="Rounds of recalibration that it has been through.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.tasks.section import Section
 
@@ -32,9 +32,20 @@ class Cascade(Section):
     groups: bool = Field(
         default=False, description="Recalibration gives each of the requests' groups a threshold of its own."
     )
+    by_length: bool = Field(
+        default=False,
+        description="classify: recalibration finds a second threshold, a length beyond which the teacher answers; both "
+        "are certified together (Learn-then-Test). Not beside `groups`.",
+    )
     unproven_group: Literal["global", "teacher"] = Field(
         default="global", description="What answers groups without one: the student at its threshold, or the teacher."
     )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Cascade:
+        if self.groups and self.by_length:
+            raise ValueError("groups and by_length exclude each other; keep one")
+        return self
 
     @property
     def selective(self) -> bool:

@@ -110,6 +110,8 @@ class Task(Section):
             )
         elif any(one.kind == "recall" for one in self.gate.condition):
             raise ValueError("gate: recall is of labels; a task that generates has none")
+        elif self.cascade.by_length:
+            raise ValueError("cascade: by_length is for tasks of kind classify")
         wanted = StudentCandidate if self.kind == "classify" else LanguageModel
         for candidate in self.students:
             if not isinstance(candidate, wanted):

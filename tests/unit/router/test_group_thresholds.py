@@ -7,6 +7,16 @@ import pytest
 from tests.unit.router.test_spending import World, live, make_task
 
 
+@pytest.mark.parametrize(("longest", "served_by"), [(None, "student"), (400, "student"), (1, "teacher")])
+async def test_a_text_that_is_too_long_is_the_teachers(longest, served_by) -> None:
+    route = live()
+    route = route.model_copy(update={"live": route.live.model_copy(update={"threshold": 0.5, "longest": longest})})
+    world = World(make_task(usd_per_day=None), route, confidence=0.7)
+    answered, [audit] = await world.ask(1)
+    assert answered.completed.served_by == served_by
+    assert audit.would_serve is (served_by == "student")
+
+
 @pytest.mark.parametrize(
     ("group", "unproven", "threshold", "served_by"),
     [

@@ -135,13 +135,60 @@ def test_which_threshold_a_request_meets() -> None:
 
 def test_requests_of_rules_and_failures_are_the_teachers() -> None:
     row = {"student_output": "a", "teacher_output": "b", "policy": False, "student_confidence": 0.7, "group": "g"}
-    assert case_of(row) == Case(0.7, False, "g")
-    assert case_of(row | {"policy": True}) == Case(NEVER_SERVED, True, "g")
+    row |= {"input": "four"}
+    assert case_of(row) == Case(0.7, False, "g", 4)
+    assert case_of(row | {"policy": True}) == Case(NEVER_SERVED, True, "g", 4)
     failed = row | {"student_output": None, "student_confidence": None}
-    assert case_of(failed) == Case(NEVER_SERVED, True, "g")
+    assert case_of(failed) == Case(NEVER_SERVED, True, "g", 4)
     alike = row | {"teacher_output": "A"}
-    assert case_of(alike) == Case(0.7, False, "g")
-    assert case_of(alike, lambda student, teacher: student == teacher.lower()) == Case(0.7, True, "g")
+    assert case_of(alike) == Case(0.7, False, "g", 4)
+    assert case_of(alike, lambda student, teacher: student == teacher.lower()) == Case(0.7, True, "g", 4)
+
+
+def texts(rng: np.random.Generator, n: int) -> list[Case]:
+    """Confidence c and length v uniform; up to 100 characters P(differs) = 0.1 (1 - c), beyond it is 0.5 whatever c."""
+    confidence, chars = rng.random(n), rng.integers(1, 201, n)
+    wrong = np.where(chars <= 100, 0.1 * (1 - confidence), 0.5)
+    agrees = rng.random(n) >= wrong
+    return [Case(float(c), bool(a), None, int(v)) for c, a, v in zip(confidence, agrees, chars, strict=True)]
+
+
+def risk_of(threshold: float, longest: int | None) -> float:
+    v = 200 if longest is None else min(200, longest)
+    short = min(v, 100) / 200 * 0.1 * (1 - threshold) ** 2 / 2
+    return short + max(0, v - 100) / 200 * 0.5 * (1 - threshold)
+
+
+def test_a_second_threshold_on_length_serves_what_one_cannot() -> None:
+    rng = np.random.default_rng(8)
+    earlier, cases = texts(rng, 1500), texts(rng, 2000)
+    alone = recalibrate(task(), live(0.99), earlier, cases, 1)
+    both = recalibrate(task(by_length=True), live(0.99), earlier, cases, 1)
+    assert both.moved
+    assert both.longest is not None
+    assert both.longest <= 130
+    assert risk_of(both.threshold, both.longest) <= EPSILON
+    served = [case for case in cases if case.confidence >= both.threshold and case.chars <= both.longest]
+    assert len(served) > 1.5 * sum(case.confidence >= alone.threshold for case in cases)
+    # Again on what it may serve now: it stays, and says so.
+    again = recalibrate(task(by_length=True), live(both.threshold, longest=both.longest), cases, texts(rng, 2000), 2)
+    assert (again.moved, again.threshold, again.longest) == (False, both.threshold, both.longest)
+    nothing = recalibrate(task(by_length=True), live(0.9, longest=70), earlier[:10], cases, 1)
+    assert (nothing.moved, nothing.longest) == (False, 70)
+
+
+@pytest.mark.parametrize("promise", ["overall", "selective"])
+def test_a_pair_that_breaks_the_promise_is_certified_at_most_alpha_of_the_time(promise) -> None:
+    rng = np.random.default_rng(9)
+    of, broken, moves = task(promise=promise, by_length=True), 0, 0
+    for _ in range(120):
+        found = recalibrate(of, live(0.999), texts(rng, 300), texts(rng, 700), 1)
+        moves += found.moved
+        v = 200 if found.longest is None else min(200, found.longest)
+        share = (1 - found.threshold) * v / 200 if promise == "selective" else 1.0
+        broken += found.moved and risk_of(found.threshold, found.longest) / max(share, 1e-9) > EPSILON
+    assert broken / 120 <= ALPHA / 2  # the share of the first round
+    assert moves > (60 if promise == "overall" else 15)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.booleans())
