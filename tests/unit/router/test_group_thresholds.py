@@ -7,7 +7,7 @@ import pytest
 from tests.unit.router.test_spending import World, live, make_task
 
 
-@pytest.mark.parametrize(("longest", "served_by"), [(None, "student"), (400, "student"), (1, "teacher")])
+@pytest.mark.parametrize(("longest", "served_by"), [(None, "student"), (400, "student"), (0, "teacher")])
 async def test_a_text_that_is_too_long_is_the_teachers(longest, served_by) -> None:
     route = live()
     route = route.model_copy(update={"live": route.live.model_copy(update={"threshold": 0.5, "longest": longest})})
