@@ -80,30 +80,16 @@ def members(session: int) -> list[int]:
 def cpu_seconds_of(root: int) -> float:
     """User and system seconds of `root` and all its descendants, those that have ended included."""
     stats = _stats()
-    children: dict[int, list[int]] = {}
-    for pid, stat in stats.items():
-        children.setdefault(stat[1], []).append(pid)
-    ticks, waiting = 0, [root] if root in stats else []
-    while waiting:
-        pid = waiting.pop()
-        ticks += stats[pid][4]
-        waiting += children.get(pid, ())
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(stats[pid][4] for pid in _tree(root, stats)) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory_of(root: int) -> int:
     """Peak resident bytes of `root` and its living descendants, added up: pages that they share count for each."""
-    stats = _stats()
-    children: dict[int, list[int]] = {}
-    for pid, stat in stats.items():
-        children.setdefault(stat[1], []).append(pid)
-    total, waiting = 0, [root] if root in stats else []
-    while waiting:
-        pid = waiting.pop()
+    total = 0
+    for pid in _tree(root, _stats()):
         with contextlib.suppress(OSError, StopIteration, ValueError):
             lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
             total += 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
-        waiting += children.get(pid, ())
     return total
 
 
@@ -134,6 +120,18 @@ def _stats() -> dict[int, tuple[str, int, int, int, int]]:
             continue
         ticks = sum(int(one) for one in fields[11:15])
         found[pid] = (fields[0], int(fields[1]), int(fields[2]), int(fields[3]), ticks)
+    return found
+
+
+def _tree(root: int, stats: dict[int, tuple[str, int, int, int, int]]) -> list[int]:
+    """`root` and its descendants; nothing where it is not there."""
+    children: dict[int, list[int]] = {}
+    for pid, stat in stats.items():
+        children.setdefault(stat[1], []).append(pid)
+    found, waiting = [], [root] if root in stats else []
+    while waiting:
+        found.append(waiting.pop())
+        waiting += children.get(found[-1], ())
     return found
 
 

@@ -77,24 +77,10 @@ class RubricJudge:
 
     async def grounded(self, question: Question) -> bool | None:
         """Whether all that the student's answer states follows from what was given; None where it does not say."""
-        from openai import OpenAIError
-
         told = {"input": question.input[:MAX_CHARS], "answer": question.student[:MAX_CHARS]}
         told["given"] = "\n".join(question.context)[:MAX_CHARS]
-        try:
-            async with self._slots:
-                reply = await self._client.chat.completions.create(
-                    model=self.settings.model,
-                    temperature=0,
-                    messages=[
-                        {"role": "system", "content": _GROUNDING},
-                        {"role": "user", "content": json.dumps(told, ensure_ascii=False)},
-                    ],
-                )
-        except (OpenAIError, ValueError) as error:
-            log.warning("judge_failed", case_id=question.id, error=type(error).__name__)
-            return None
-        said = _said(reply, "grounded")
+        reply = await self._ask(question.id, _GROUNDING, json.dumps(told, ensure_ascii=False))
+        said = None if reply is None else _said(reply, "grounded")
         return said if isinstance(said, bool) else None
 
     async def close(self) -> None:
@@ -102,27 +88,28 @@ class RubricJudge:
         await self._client.close()
 
     async def _rule(self, question: Question) -> Ruling:
-        from openai import OpenAIError
-
         first = student_first(question.id)
         shown = (question.student, question.other) if first else (question.other, question.student)
-        try:
-            async with self._slots:
-                reply = await self._client.chat.completions.create(
-                    model=self.settings.model,
-                    temperature=0,
-                    messages=[
-                        {"role": "system", "content": _instruction(self.settings.rubric)},
-                        {"role": "user", "content": _pair(question, *shown)},
-                    ],
-                )
-        except (OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
-            log.warning("judge_failed", case_id=question.id, error=type(error).__name__)
-            return Ruling(question.id, None, first)
-        said = _winner(reply)
+        reply = await self._ask(question.id, _instruction(self.settings.rubric), _pair(question, *shown))
+        said = None if reply is None else _winner(reply)
         if said is None or said == "tie":
             return Ruling(question.id, "tie" if said else None, first)
         return Ruling(question.id, "student" if (said == "A") == first else "other", first)
+
+    async def _ask(self, case_id: str, instruction: str, told: str) -> Any:
+        """The judge's reply; None where it gave none."""
+        from openai import OpenAIError
+
+        try:
+            async with self._slots:
+                return await self._client.chat.completions.create(
+                    model=self.settings.model,
+                    temperature=0,
+                    messages=[{"role": "system", "content": instruction}, {"role": "user", "content": told}],
+                )
+        except (OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
+            log.warning("judge_failed", case_id=case_id, error=type(error).__name__)
+            return None
 
 
 def student_first(case_id: str) -> bool:
