@@ -28,7 +28,7 @@ def learn_rounded(
     train: Sequence[WrittenText],
     select: Sequence[WrittenText],
     *,
-    on_progress: Callable[[Progress], None] = lambda part: None,
+    on_progress: Callable[[Progress], object] = lambda part: None,
     threads: int = 1,
 ) -> None:
     """Write to the new folder `out` the checkpoint `plain` after `quantization_aware_epochs` of learning rounded.

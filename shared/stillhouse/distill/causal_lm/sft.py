@@ -97,7 +97,7 @@ def tune(
     train: Sequence[WrittenText],
     select: Sequence[WrittenText],
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     checkpoint_dir: Path,
     threads: int = 1,
     teacher: Path | None = None,
