@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stillhouse.events import DatasetRef
+from stillhouse.quality.grounding import Catalogue, ungrounded
 from stillhouse.quality.near_duplicates import NearDuplicates
 
 SELECT_SHARE: Final = 0.15
@@ -65,6 +66,16 @@ def teachable(rows: Sequence[dict[str, Any]], suspects: Collection[str], teacher
             or row["teacher_version"] != teacher_version
             or row["teacher_output"] not in suspects
         )
+    ]
+
+
+def grounded(rows: Sequence[dict[str, Any]], catalogue: Catalogue | None) -> list[dict[str, Any]]:
+    """Answers (see `Store.reviewed_examples`) that state nothing that their request did not give.
+
+    What a person approved or wrote stays, whatever the rules say of it.
+    """
+    return [
+        row for row in rows if row["provenance"] == "human" or not ungrounded(row["output"], [row["input"]], catalogue)
     ]
 
 

@@ -20,16 +20,18 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from services.trainer.dataset import DataError, choose, freeze, replay_weight, teachable, without_golden
+from services.trainer.dataset import DataError, choose, freeze, grounded, replay_weight, teachable, without_golden
 from services.trainer.remedy import candidate_with
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
 from stillhouse.quality.corrections import suspect_labels
+from stillhouse.quality.grounding import Catalogue
 from stillhouse.store import Store
 from stillhouse.tasks import LanguageModel, StudentCandidate, Task
 from stillhouse.tasks.golden import read_golden
+from stillhouse.tasks.responses import Hallucination
 
 JOB_FILE: Final = "job.json"
 CURVES_FILE: Final = "curves.json"
@@ -195,6 +197,9 @@ def _data(
             else set()
         )
         taught = teachable(rows, suspects, teacher_version)
+        checked = next((one for one in task.gate.conditions if isinstance(one, Hallucination)), None)
+        if checked is not None:  # what a teacher makes up must not be copied
+            taught = grounded(taught, Catalogue.read(checked.catalogue) if checked.catalogue is not None else None)
         by_group = task.group_by == "group"
         chosen = choose(
             taught,

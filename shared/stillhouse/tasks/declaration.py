@@ -102,10 +102,14 @@ class Task(Section):
                 raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
+            if (named := self.gate.needs_writing) is not None:
+                raise ValueError(f"gate: {named} is for tasks of kind generate")
         elif self.labels or isinstance(self.teacher, Teacher):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
+        elif any(one.kind == "recall" for one in self.gate.condition):
+            raise ValueError("gate: recall is of labels; a task that generates has none")
         wanted = StudentCandidate if self.kind == "classify" else LanguageModel
         for candidate in self.students:
             if not isinstance(candidate, wanted):

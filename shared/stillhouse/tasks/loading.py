@@ -11,10 +11,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from stillhouse.tasks.comparators.settings import Embedding
+from stillhouse.tasks.conditions import Forgetting, GateCondition
 from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
+from stillhouse.tasks.responses import Hallucination
 
 TEACHERS: Final = ("ensemble", "openai", "anthropic", "recorded")
 
@@ -110,6 +112,8 @@ def _with_files(task: Task, path: Path) -> Gate:
         if gate.golden is not None:
             changes["golden"] = (path.parent / gate.golden).resolve()
             read_golden(changes["golden"], task.labels)
+        if any(isinstance(one, Hallucination | Forgetting) for one in gate.condition):
+            changes["condition"] = tuple(_with_paths(one, path.parent) for one in gate.condition)
         if isinstance(gate.comparator, Embedding):
             from stillhouse.tasks.comparators.similarity import read_pairs  # imports the statistics
 
@@ -119,6 +123,18 @@ def _with_files(task: Task, path: Path) -> Gate:
     except ValueError as error:
         raise TaskFileError(f"{path}: gate: {error}; mend that file or name another.") from None
     return gate.model_copy(update=changes)
+
+
+def _with_paths(condition: GateCondition, folder: Path) -> GateCondition:
+    """A condition with the whole path of its file. ValueError where that cannot be read."""
+    for key in ("catalogue", "probes"):
+        named: Path | None = getattr(condition, key, None)
+        if named is not None:
+            whole = (folder / named).resolve()
+            if not whole.is_file():
+                raise ValueError(f"{condition.kind}.{key} names {whole}, which does not exist")
+            condition = condition.model_copy(update={key: whole})
+    return condition
 
 
 def _sentence(error: ValidationError, path: Path) -> str:

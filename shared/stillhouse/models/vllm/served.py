@@ -91,6 +91,10 @@ class ServedStudent:
         """Of its replica on this machine since that began; 0 for one behind a URL."""
         return self._lease.cpu_seconds() if self._lease is not None else 0.0
 
+    def memory_bytes(self) -> int:
+        """Peak of its replica on this machine; 0 for one behind a URL."""
+        return self._lease.memory_bytes() if self._lease is not None else 0
+
     async def close(self) -> None:
         """Let go of connections and of the replica, which ends where nobody else holds it."""
         await self._student.close()
