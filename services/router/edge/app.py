@@ -33,6 +33,7 @@ from stillhouse.models.chat.completion import OnText
 from stillhouse.tasks import Task
 from stillhouse.telemetry.tracing import span_context_of
 
+BODY_S: Final = 20.0  # a client that sends its body more slowly holds a place of others
 LONGEST_MS: Final = 600_000  # a client of HTTP waits; it is never parked
 EVENTS: Final = "text/event-stream"
 UNAVAILABLE: Final = error_body("the answer could not be recorded; try again.", "server_error", code="unavailable")
@@ -89,6 +90,9 @@ class Edge:
             return JSONResponse(error_body(str(error), "invalid_request_error", error.param, error.code), status)
         except ClientDisconnect:
             return Response(status_code=499)
+        except TimeoutError:
+            late = error_body(f"the body did not come within {BODY_S:g} s; send it again.", "invalid_request_error")
+            return JSONResponse(late, 408, {"connection": "close"})
         given = request.headers.get("traceparent")
         traceparent = given if given is not None and span_context_of(given) is not None else new_traceparent()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
@@ -197,12 +201,13 @@ def _trace_id(traceparent: str | None) -> str | None:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, as long as it fits into a record. Raises `BadBody`."""
+    """The body, as long as it fits into a record. Raises `BadBody`, and `TimeoutError` where it comes too slowly."""
     said = bytearray()
-    async for chunk in request.stream():
-        said += chunk
-        if len(said) > MAX_RECORD_BYTES:
-            raise BadBody(f"the body is larger than {MAX_RECORD_BYTES:,} bytes.", code="request_too_large")
+    async with asyncio.timeout(BODY_S):
+        async for chunk in request.stream():
+            said += chunk
+            if len(said) > MAX_RECORD_BYTES:
+                raise BadBody(f"the body is larger than {MAX_RECORD_BYTES:,} bytes.", code="request_too_large")
     return bytes(said)
 
 

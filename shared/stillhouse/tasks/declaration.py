@@ -102,6 +102,8 @@ class Task(Section):
                 raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
+            if self.cascade.confidence == "self_consistency":
+                raise ValueError("cascade.confidence self_consistency is for tasks of kind generate; use learned")
         elif self.labels or isinstance(self.teacher, Teacher):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"

@@ -18,6 +18,8 @@ from stillhouse.models.causal_lm import CausalLmSpec, Quantization
 from stillhouse.models.confidence import Confidence, Kind, written_signals
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.asking import Written, ask_all
+from stillhouse.models.vllm.recorded import Recorded, write_recorded
+from stillhouse.models.vllm.served import ServedStudent
 from stillhouse.models.vllm.supported import choices, detect, refusal
 from stillhouse.tasks.students import LanguageModel
 
@@ -122,6 +124,7 @@ def choose_form(
         cpu_s_per_token=measured.cpu_s_per_token,
         confidence=_confidence(confidence, answers, [text.answer for text in asked], same),
     )
+    _record(folder, fitted, asked, answers, home)
     return Form(folder, fitted, tuple(one for _, one, _ in found.values()), refused, spent)
 
 
@@ -174,6 +177,19 @@ def _confidence(kind: Kind, answers: Sequence[Written], teacher: Sequence[str], 
         return Confidence()
     signals = np.stack([written_signals(one.log_probs, one.margins) for one, _ in pairs])
     return fit_confidence(signals, np.array([agrees for _, agrees in pairs])) or Confidence()
+
+
+def _record(
+    folder: Path, spec: CausalLmSpec, asked: Sequence[WrittenText], answers: Sequence[Written], home: Path
+) -> None:
+    """Keep the answers that it was surest of: whatever serves it must give them again."""
+    spec.write(folder)
+    student = ServedStudent(folder, home)
+    kept: dict[str, Recorded] = {}
+    for text, said in sorted(zip(asked, answers, strict=True), key=lambda pair: -pair[1].confidence):
+        if not said.error:
+            kept.setdefault(said.output, Recorded(student.recordable(text.request), said.output))
+    write_recorded(folder, list(kept.values()))
 
 
 def _conversation(text: WrittenText, spec: CausalLmSpec) -> list[dict[str, str]]:

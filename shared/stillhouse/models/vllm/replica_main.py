@@ -1,8 +1,8 @@
 """The supervisor of one replica: `python -m stillhouse.models.vllm.replica_main <replica folder>/job.json`.
 
-It starts vLLM on a free port of 127.0.0.1, warms it, says in `replica.json` how it stands, and starts it again where
-it dies. It outlives whoever started it, for as long as anybody touches a file in `leases/`, and ends itself and every
-process of vLLM's `linger_s` seconds after the last touch.
+It starts vLLM on a free port of 127.0.0.1, warms it, compares it with what the student answered when it was measured,
+says in `replica.json` how it stands, and starts it again where it dies. It outlives whoever started it, for as long as
+anybody touches a file in `leases/`, and ends itself and every process of vLLM's `linger_s` seconds after the last.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stillhouse.environments.environment import clean_environ, python_of
 from stillhouse.files import read_json, write_json
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.processes import adopt_orphans, end_marked, end_session, end_with_parent, reap, reason_in
+from stillhouse.models.vllm.recorded import compare, read_recorded
 from stillhouse.models.vllm.spec import ReplicaState, ServeSpec
 from stillhouse.processes import Pauses, rotate, unused_port
 
@@ -165,6 +166,8 @@ class Supervisor:
             time.sleep(LOOK_S)
         self._say(phase="warming")
         _warm(port, self._spec.student_id)
+        self._say(phase="comparing")
+        _compare(port, self._spec.student_id, self._folder)
         pauses.begun()
         self._say(state="ready", phase="", error="", ready_s=round(time.monotonic() - begun, 2))
         answered = looked = time.monotonic()
@@ -301,6 +304,14 @@ def _warm(port: int, student_id: str) -> None:
         raise ModelError(f"vLLM did not answer a first question ({type(error).__name__}).") from None
     if status != 200:
         raise ModelError(f"vLLM refused a first question with status {status}: {said[:300].decode(errors='replace')}")
+
+
+def _compare(port: int, student_id: str, folder: Path) -> None:
+    """Its recorded answers again. Raises `ModelError` where it fails, or is not the student that was measured."""
+    try:
+        compare(f"http://127.0.0.1:{port}/v1", student_id, read_recorded(folder), WARM_S)
+    except OSError as error:
+        raise ModelError(f"vLLM did not answer a recorded question ({type(error).__name__}).") from None
 
 
 def _ask(port: int, method: str, path: str, body: str | None, timeout: float) -> tuple[int, bytes]:
