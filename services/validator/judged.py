@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.student import OnnxStudent
+from stillhouse.settings import Settings
 
 Row = Mapping[str, Any]  # of the store, with `input` and `input_type`
 
@@ -74,4 +75,4 @@ class Writer:
 
 def judged(architecture: str, folder: Path, home: Path) -> Judged:
     """The student in the verified artefact `folder`. Raises `ModelError`."""
-    return Writer(folder, home) if architecture == ARCHITECTURE else Classifier(folder)
+    return Writer(folder, home, Settings().serving_url) if architecture == ARCHITECTURE else Classifier(folder)
