@@ -67,6 +67,39 @@ class LanguageModel(Section):
     shots: int = Field(default=8, ge=1, le=256, description="few_shot: recorded answers in the prompt, at most.")
     example_tokens: int = Field(default=1024, ge=32, description="few_shot: tokens that they take, at most.")
     rank: int = Field(default=16, ge=1, le=512, description="lora: rank of the adapters; their scale is twice that.")
+    teacher_model: str | None = Field(
+        default=None,
+        description="A local teacher whose token probabilities teach: a folder as `base` names one, of the same "
+        "tokenizer and chat template. None: recorded answers alone teach.",
+    )
+    objective: Literal["hard", "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "minillm"] = Field(
+        default="hard",
+        description="hard: the recorded answers' tokens. Others: the divergence from teacher_model's probabilities. "
+        "minillm: the reverse divergence of whole answers; needs on_policy = 1.",
+    )
+    hard_weight: float = Field(
+        default=0.0, ge=0, le=1, description="Beside another objective: share of the recorded answers' own loss."
+    )
+    distill_temperature: float = Field(default=1.0, gt=0, le=20, description="T of both distributions; loss times T^2.")
+    beta: float = Field(default=0.5, ge=0, le=1, description="jsd: 0 is forward_kl, 1 is reverse_kl.")
+    skew: float = Field(default=0.1, gt=0, lt=1, description="skew_kl, skew_reverse_kl: how much is mixed in.")
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Keep the teacher's k likeliest tokens on disk and the mass of all others. None: its last hidden "
+        "states, from which all probabilities follow.",
+    )
+    on_policy: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the steps in which the student's own answers are scored."
+    )
+    keep_layers: int | None = Field(
+        default=None, ge=1, description="Transformer layers of the base that are kept: those that change most."
+    )
+    keep_neurons: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the neurons of each feed-forward layer that is kept."
+    )
+    keep_heads: float = Field(default=1.0, gt=0, le=1, description="Share of each layer's key-value heads, as above.")
     epochs: float = Field(default=2.0, gt=0, le=100)
     learning_rate: float | None = Field(default=None, gt=0, description="None: 1e-3 for lora, 1e-4 for full.")
     batch_size: int = Field(default=2048, ge=32, description="Tokens that go through the model at once, packed.")
@@ -81,8 +114,46 @@ class LanguageModel(Section):
     max_quantization_loss: float = Field(
         default=0.01, ge=0, le=1, description="Agreement with the teacher that a quantised student may lose at most."
     )
+    quantization_aware_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        le=20,
+        description="w8a8, w4a16: where rounding loses more than that, epochs of learning with rounded weights and "
+        "activations, from the model as it was. 0: the form is refused.",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Of training's matrix products; losses are float32. auto: bfloat16 on a GPU."
+    )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Training processes (torchrun), each with a GPU of its own where there are."
+    )
     seed: int = 0
     variants: Literal[0] = Field(default=0, description="Its remedy is the next rung.")
+
+    @property
+    def pruned(self) -> bool:
+        """Whether something of the base is left out."""
+        return self.keep_layers is not None or self.keep_neurons < 1 or self.keep_heads < 1
+
+    @model_validator(mode="after")
+    def _teaches_what_it_says(self) -> LanguageModel:
+        if self.objective == "hard":
+            for name, value in (("teacher_model", self.teacher_model), ("top_k", self.top_k)):
+                if value is not None:
+                    raise ValueError(f"{name} needs an objective other than hard, such as forward_kl")
+            if self.on_policy > 0:
+                raise ValueError("on_policy needs a teacher_model and an objective other than hard")
+        elif self.teacher_model is None:
+            raise ValueError(f"objective {self.objective} needs teacher_model, a model that can score answers")
+        if self.objective == "minillm" and self.on_policy < 1:
+            raise ValueError("objective minillm is of answers that the student drew itself; set on_policy = 1")
+        if self.top_k is not None and self.on_policy > 0:
+            raise ValueError("top_k keeps what was said of recorded answers; on_policy asks about new ones: use one")
+        if self.method == "few_shot" and (self.objective != "hard" or self.pruned):
+            raise ValueError("few_shot learns nothing: objective and keep_* are for lora and full")
+        if self.method == "few_shot" and self.quantization_aware_epochs > 0:
+            raise ValueError("few_shot learns nothing: quantization_aware_epochs is for lora and full")
+        return self
 
 
 AnyStudent = Annotated[

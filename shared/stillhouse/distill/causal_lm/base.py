@@ -62,10 +62,11 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path, tokenizer: Any) -> Any:
+def load_model(folder: Path, tokenizer: Any, *, float32: bool = False) -> Any:
     """The base model in float32 on the CPU, in bfloat16 on a GPU. Raises `ModelError` where the tokenizer is another's.
 
-    A table with more rows than the tokenizer has tokens is padding; fewer rows are a mismatch.
+    With `float32` it is that on a GPU too: weights that learn would lose small steps. A table with more rows than the
+    tokenizer has tokens is padding; fewer rows are a mismatch.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -74,7 +75,7 @@ def load_model(folder: Path, tokenizer: Any) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder),
-            dtype=torch.bfloat16 if gpu else torch.float32,
+            dtype=torch.bfloat16 if gpu and not float32 else torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,

@@ -1,16 +1,23 @@
-"""Supervised fine-tuning on a teacher's answers: sequence-level distillation (Kim & Rush 1606.07947).
+"""Fine-tuning a language model on what a teacher wrote, or would have: the loop that every rung of a ladder shares.
 
-The student learns to write the teacher's answer token by token: the mean over the answers' tokens of
+Sequence-level distillation (Kim & Rush 1606.07947) is the plain case: the student learns to write the recorded answer
+token by token, the mean over the answers' tokens of
 
     -log p_student(token | question, the answer so far)
+
+Where a local teacher can score answers, the divergence from its probabilities takes that loss's place (`lessons`): at
+recorded answers, scored once (`scores`), or at answers that the student drew itself (`on_policy`). The base may be cut
+first (`pruning`), which learning then heals.
 
 Questions are read and not learned. Either low-rank adapters learn (LoRA, Hu et al. 2106.09685: W + 2 B A beside every
 linear layer) and are merged into the weights at the end, or every weight does. AdamW (1711.05101) with linear warm-up
 and cosine decay. Examples are packed (`packing`), gradients of several batches are added up to one step, and losses
-are computed in float32 for the answers' tokens only: most of a small model's work is its vocabulary.
+are computed in float32 for the answers' tokens only: most of a small model's work is its vocabulary. Where memory runs
+out fewer rows go through the model at once, and the step stays what it is.
 
 Deterministic on a CPU: the same data and seed give the same weights, also when the run was killed on the way and goes
-on from its checkpoint. The part of the run with the smallest loss on `select` is kept.
+on from its checkpoint. The part of the run with the smallest loss on `select` is kept. Under torchrun each process
+takes its share of every step (`workers`).
 """
 
 from __future__ import annotations
@@ -20,19 +27,27 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
 from stillhouse.distill.causal_lm.examples import Encoded, WrittenText, encode
+from stillhouse.distill.causal_lm.forward import logits_of, states_of
+from stillhouse.distill.causal_lm.lessons import Lesson, drawn, hard, soft
+from stillhouse.distill.causal_lm.memory import halving
+from stillhouse.distill.causal_lm.on_policy import draw, draws
 from stillhouse.distill.causal_lm.packing import SHORTEST_ROW, Batch, batch_of, pack
+from stillhouse.distill.causal_lm.scores import score
+from stillhouse.distill.causal_lm.teacher import LocalTeacher, teacher_digest
+from stillhouse.distill.causal_lm.workers import Workers, workers
 from stillhouse.distill.checkpoint import Checkpoints
+from stillhouse.distill.pruning.prune import prune
 from stillhouse.distill.training import torch_set_up
 from stillhouse.models.port import ModelError
 from stillhouse.tasks.students import LanguageModel
@@ -42,7 +57,9 @@ PARTS: Final = 4  # of an epoch: after each the student is asked about `select`,
 MOST_SELECT: Final = 100  # examples that choose the part; all of them would take longer than training
 RATES: Final = {"lora": 1e-3, "full": 1e-4}
 CLIP: Final = 1.0  # largest norm of a step's gradient
-RUN_VERSION: Final = 1
+RUN_VERSION: Final = 2
+
+Change = Callable[[Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,9 @@ class Tuned:
     trained_tokens: int
     answer_tokens: int
     packing_share: float  # of the rows' places that hold tokens
+    rows_at_once: int  # rows of a batch that memory allowed
+    kept_layers: tuple[int, ...] = ()  # of the base, where it was pruned
+    score_bytes_per_token: float = 0.0  # that a local teacher's scores take on disk
 
 
 def tune(
@@ -80,11 +100,15 @@ def tune(
     on_progress: Callable[[Progress], None],
     checkpoint_dir: Path,
     threads: int = 1,
+    teacher: Path | None = None,
+    changed: Change | None = None,
 ) -> Tuned:
     """Train `candidate` from `base` on `train`; the part of the run that is best on `select` is kept.
 
-    `checkpoint_dir` must exist; a run with the same arguments that was stopped there goes on where it was. Raises
-    `ModelError`, `OSError`, and torch's errors of memory as they are.
+    `teacher` is the folder of `candidate.teacher_model`. `changed` is done to the model before it learns. In
+    `checkpoint_dir`, which must exist, a run with the same arguments that was stopped goes on where it was; the
+    teacher's scores are kept there too. Raises `ModelError`, also where memory does not suffice for a single row, and
+    `OSError`.
     """
     tokenizer = load_tokenizer(base)
     learnt, too_long = encode(tokenizer, train, candidate.max_tokens)
@@ -93,12 +117,22 @@ def tune(
         raise ModelError(
             f"No example has at most {candidate.max_tokens} tokens with its answer; set a larger max_tokens."
         )
-    with torch_set_up(threads):
+    if (teacher is None) != (candidate.teacher_model is None):
+        raise ModelError("teacher_model of the student and the folder of the teacher belong together; give both.")
+    with torch_set_up(threads), workers() as group:
         torch.manual_seed(candidate.seed)
-        model = _learning(load_model(base, tokenizer), candidate)
-        device = next(model.parameters()).device
         padding = int(tokenizer.eos_token_id)
         row = max(SHORTEST_ROW, max(len(example) for example in (*learnt, *shown)))
+        loaded = load_model(base, tokenizer, float32=candidate.method == "full")
+        cut = prune(loaded, candidate, learnt, padding) if candidate.pruned else None
+        if changed is not None:
+            changed(loaded)
+        model = _learning(loaded, candidate)
+        device = next(model.parameters()).device
+        digest = teacher_digest(teacher) if teacher is not None else ""
+        lesson, asked, score_bytes = _lessons(
+            candidate, teacher, digest, tokenizer, learnt, padding, checkpoint_dir, group
+        )
         choosing = [batch_of([[example] for example in shown[i : i + 8]], padding) for i in range(0, len(shown), 8)]
         plan = [step for epoch in range(math.ceil(candidate.epochs)) for step in _steps(learnt, candidate, row, epoch)][
             : max(1, round(candidate.epochs * len(_steps(learnt, candidate, row, 0))))
@@ -106,8 +140,11 @@ def tune(
         rate = candidate.learning_rate or RATES[candidate.method]
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.0)
-        checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, learnt, shown))
+        checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, digest, learnt, shown))
         state = checkpoints.resume(model, optimizer)
+        learner = _Learner(
+            model, padding, device, group, candidate.precision, max(1, candidate.batch_size // row), learning
+        )
 
         parts = max(1, round(PARTS * candidate.epochs))
         ends = [round(len(plan) * (part + 1) / parts) for part in range(parts)]
@@ -117,35 +154,45 @@ def tune(
             losses: list[float] = []
             model.train()
             for number in range(before, ends[part]):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * _share_of_rate(number + 1, len(plan))
-                losses.append(_step(model, plan[number], learnt, candidate.batch_size // row, padding, device))
+                for share in optimizer.param_groups:
+                    share["lr"] = rate * _share_of_rate(number + 1, len(plan))
+                if asked is not None and draws(candidate.on_policy, candidate.seed, number):
+                    own = _drawn(model, asked, candidate, plan[number], learnt, padding, number, group)
+                    rows = pack([len(one) for one in own], max(row, *(len(one) for one in own))) if own else []
+                    losses.append(learner.step(rows, own, drawn(candidate, asked)))
+                else:
+                    losses.append(learner.step(plan[number][group.rank :: group.world], learnt, lesson))
+                if not math.isfinite(losses[-1]):
+                    raise ModelError(f"Training diverged at step {number + 1}; set a learning_rate below {rate:g}.")
                 torch.nn.utils.clip_grad_norm_(learning, CLIP)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 tokens += sum(len(learnt[i]) for packed in plan[number] for i in packed)
             trained = time.monotonic() - started
-            loss = _loss_of(model, choosing, device)
+            loss = learner.loss_of(choosing)
             state = replace(state, epoch=part + 1, seconds=state.seconds + trained)
             if loss < state.best_loss:
                 state = replace(state, best_epoch=part + 1, best_loss=loss)
-            checkpoints.save(state, model, optimizer)
+            if group.first:
+                checkpoints.save(state, model, optimizer)
+            group.wait()
             seconds = time.monotonic() - started
-            on_progress(
-                Progress(
-                    fraction=(part + 1) / parts,
-                    epoch=ends[part] / len(plan) * candidate.epochs,
-                    train_loss=float(np.mean(losses)) if losses else float("nan"),
-                    select_loss=loss,
-                    learning_rate=optimizer.param_groups[0]["lr"],
-                    tokens_per_s=tokens / max(trained, 1e-9),
-                    seconds=seconds,
-                    eta_s=seconds / (part + 1 - first) * (parts - part - 1),
+            if group.first:
+                on_progress(
+                    Progress(
+                        fraction=(part + 1) / parts,
+                        epoch=ends[part] / len(plan) * candidate.epochs,
+                        train_loss=float(np.mean(losses)) if losses else float("nan"),
+                        select_loss=loss,
+                        learning_rate=optimizer.param_groups[0]["lr"],
+                        tokens_per_s=tokens / max(trained, 1e-9),
+                        seconds=seconds,
+                        eta_s=seconds / (part + 1 - first) * (parts - part - 1),
+                    )
                 )
-            )
         checkpoints.load_best(state, model)
         merged = model.merge_and_unload() if candidate.method == "lora" else model
-    rows = sum(len(step) for step in plan)
+    rows_of_run = sum(len(step) for step in plan)
     packed = sum(len(learnt[i]) for step in plan for packed_row in step for i in packed_row)
     return Tuned(
         merged.eval(),
@@ -153,7 +200,10 @@ def tune(
         too_long,
         packed,
         sum(len(learnt[i]) - learnt[i].answer_at for step in plan for packed_row in step for i in packed_row),
-        packed / (rows * row),
+        packed / (rows_of_run * row),
+        learner.rows_at_once,
+        cut.layers if cut is not None else (),
+        score_bytes,
     )
 
 
@@ -173,6 +223,76 @@ def _learning(model: Any, candidate: LanguageModel) -> Any:
     return get_peft_model(model, settings)
 
 
+def _lessons(
+    candidate: LanguageModel,
+    folder: Path | None,
+    digest: str,
+    tokenizer: Any,
+    learnt: Sequence[Encoded],
+    padding: int,
+    work: Path,
+    group: Workers,
+) -> tuple[Lesson, LocalTeacher | None, float]:
+    """How recorded answers teach, the teacher of drawn ones where there are some, and its scores' bytes per token."""
+    if folder is None:
+        return hard, None, 0.0
+    asked = LocalTeacher.load(folder, tokenizer) if candidate.on_policy > 0 else None
+    if candidate.on_policy >= 1:
+        return hard, asked, 0.0
+
+    def scored() -> Any:
+        return score(
+            work / "scores",
+            lambda: LocalTeacher.load(folder, tokenizer),
+            digest,
+            learnt,
+            padding,
+            k=candidate.top_k,
+            temperature=candidate.distill_temperature,
+            batch_tokens=candidate.batch_size,
+        )
+
+    found = scored() if group.first else None
+    group.wait()
+    found = found or scored()  # what the first process wrote
+    return soft(candidate, found, len(tokenizer)), asked, found.bytes_per_token
+
+
+def _drawn(
+    model: Any,
+    teacher: LocalTeacher,
+    candidate: LanguageModel,
+    step: list[list[int]],
+    learnt: Sequence[Encoded],
+    padding: int,
+    number: int,
+    group: Workers,
+) -> list[Encoded]:
+    """The student's own answers to this process's share of a step's questions."""
+    mine = [learnt[i] for i in [i for row in step for i in row][group.rank :: group.world]]
+    if not mine:
+        return []
+    # Twice the longest recorded answer: what goes on longer has lost its thread, and teaches nothing more.
+    longest = min(candidate.max_new_tokens, 2 * max(len(one) - one.answer_at for one in mine))
+
+    def ask(size: int) -> list[Encoded]:
+        return [
+            answer
+            for start in range(0, len(mine), size)
+            for answer in draw(
+                model,
+                mine[start : start + size],
+                end=padding,
+                padding=padding,
+                vocabulary=teacher.vocabulary,
+                longest=longest,
+                seed=[candidate.seed, number, group.rank, start],
+            )
+        ]
+
+    return halving(ask, len(mine), "drawn answer")[0]
+
+
 def _steps(examples: Sequence[Encoded], candidate: LanguageModel, row: int, epoch: int) -> list[list[list[int]]]:
     """An epoch's optimiser steps, each a list of rows, each a list of places in `examples`; mixed by seed and epoch."""
     order = np.random.default_rng([candidate.seed, epoch]).permutation(len(examples))
@@ -181,29 +301,59 @@ def _steps(examples: Sequence[Encoded], candidate: LanguageModel, row: int, epoc
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _step(
-    model: Any, rows: list[list[int]], examples: Sequence[Encoded], size: int, padding: int, device: torch.device
-) -> float:
-    """Add up the gradients of one step's rows, `size` of them at a time; the loss per token."""
-    total = sum(examples[i].weight * (len(examples[i]) - examples[i].answer_at) for row in rows for i in row)
-    loss = 0.0
-    for start in range(0, len(rows), max(1, size)):
-        chosen = [[examples[i] for i in row] for row in rows[start : start + max(1, size)]]
-        part = _summed_loss(model, batch_of(chosen, padding).to(device)) / total
-        part.backward()  # type: ignore[no-untyped-call]
-        loss += float(part.detach())
-    return loss
+@dataclass(slots=True)
+class _Learner:
+    """Adds up the gradients of a step's rows, as many at a time as memory allows, over all processes."""
+
+    model: Any
+    padding: int
+    device: torch.device
+    group: Workers
+    precision: str
+    rows_at_once: int
+    learning: list[torch.nn.Parameter] = field(default_factory=list)
+
+    def step(self, rows: Sequence[Sequence[int]], examples: Sequence[Encoded], lesson: Lesson) -> float:
+        """The gradients of this process's `rows` and all others'; the loss per answer token of all of them."""
+        own = sum(examples[i].weight * (len(examples[i]) - examples[i].answer_at) for row in rows for i in row)
+        total = self.group.total(own, self.device)
+
+        def add(size: int) -> float:
+            self.model.zero_grad(set_to_none=True)  # of an attempt that memory did not suffice for
+            loss = 0.0
+            for start in range(0, len(rows), size):
+                chosen = rows[start : start + size]
+                batch = batch_of([[examples[i] for i in row] for row in chosen], self.padding).to(self.device)
+                with self._precise():
+                    logits = logits_of(self.model, states_of(self.model, batch))
+                    part = lesson(logits, batch, [i for row in chosen for i in row], examples) / total
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += float(part.detach())
+            return loss
+
+        loss, self.rows_at_once = halving(add, self.rows_at_once, "row")
+        self.group.sum_gradients(self.learning)
+        return self.group.total(loss, self.device)
+
+    def loss_of(self, batches: Sequence[Batch]) -> float:
+        """The mean loss per recorded answer token; the same for every process."""
+        own = batches[self.group.rank :: self.group.world]
+        self.model.eval()
+        with torch.no_grad(), self._precise():
+            summed = sum(float(_summed_loss(self.model, batch.to(self.device))) for batch in own)
+        weights = sum(float(batch.weights.sum()) for batch in batches)
+        return self.group.total(summed, self.device) / weights
+
+    def _precise(self) -> Any:
+        """bfloat16 for matrix products, where that is wanted."""
+        kind = self.device.type
+        wanted = self.precision == "bfloat16" or (self.precision == "auto" and kind == "cuda")
+        return torch.autocast(kind, torch.bfloat16) if wanted else nullcontext()
 
 
 def _summed_loss(model: Any, batch: Batch) -> Tensor:
     """The weighted sum of the answers' tokens' losses, float32."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = inner.base_model(
-        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
-    # Not for the questions' tokens: their place in the vocabulary is nobody's business, and costs most.
-    logits = inner.get_output_embeddings()(hidden.flatten(0, 1)[batch.at]).float()
-    return (functional.cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum()
+    return hard(logits_of(model, states_of(model, batch)), batch, (), ())
 
 
 def _loss_of(model: Any, batches: Sequence[Batch], device: torch.device) -> float:
@@ -222,10 +372,10 @@ def _share_of_rate(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _run_name(candidate: LanguageModel, train: Sequence[Encoded], select: Sequence[Encoded]) -> str:
+def _run_name(candidate: LanguageModel, teacher: str, train: Sequence[Encoded], select: Sequence[Encoded]) -> str:
     digest = hashlib.sha256()
     # Not the batch: it only says how much is added up at once, and is halved where memory is short.
-    facts = (RUN_VERSION, candidate.model_dump(mode="json", exclude={"batch_size"}), torch.__version__)
+    facts = (RUN_VERSION, candidate.model_dump(mode="json", exclude={"batch_size"}), teacher, torch.__version__)
     digest.update(json.dumps(facts).encode())
     for example in (*train, *select):
         digest.update(example.ids.tobytes() + f"{example.answer_at} {example.weight}".encode())

@@ -164,7 +164,7 @@ def test_minillm_weighs_tokens_that_another_drew_and_takes_no_notice_of_padding(
 def test_what_is_kept_bounds_the_whole_divergence_from_below(seed: int, k: int) -> None:
     p, q = drawn(seed, 6, 40), drawn(seed ^ 1, 6, 40)
     kept = keep(p, k)
-    assert kept.bytes_per_token == 4 * k
+    assert kept.bytes_per_token == 4 * k + 2
     assert (top_k_kl(kept, q) <= forward_kl(p, q) + 0.02).all()  # float16, and a tail of which little is left
     assert (top_k_kl(kept, q) >= -0.02).all()
     if k == 40:
