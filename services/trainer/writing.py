@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,19 +55,15 @@ def make_writer(
     base = base_folder(candidate.base, root().parent / "bases")
     train, select = [_text(one) for one in train_rows], [_text(one) for one in select_rows]
     examples: tuple[tuple[str, str], ...] = ()
-    if candidate.method == "few_shot":
+    instruction = ""
+    if not candidate.learns:
         merged, numbers, examples = _prompted(folder, candidate, base, train, report)
+        if candidate.method == "prompt":
+            spec = _spec_of(student_id, task, candidate, base, numbers, examples)
+            instruction = _instructed(folder, spec, merged, candidate, train, compare.same, home, numbers, report)
     else:
         merged, numbers = _tuned(folder, candidate, base, train, select, curves, report)
-    longest = _longest(base, candidate)
-    spec = CausalLmSpec(
-        student_id,
-        candidate.base,
-        max_model_len=min(longest, numbers.get("prompt_tokens", 0) + candidate.max_tokens + candidate.max_new_tokens),
-        max_new_tokens=candidate.max_new_tokens,
-        response_schema=_schema(task),
-        examples=examples,
-    )
+    spec = replace(_spec_of(student_id, task, candidate, base, numbers, examples), instruction=instruction)
     form = choose_form(
         merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
     )
@@ -88,6 +85,25 @@ def make_writer(
     numbers |= by_form | {"agreement": chosen.agreement, "bytes": chosen.bytes} | said
     write_json(folder / "export.json", numbers)
     return publish(staging, target), numbers
+
+
+def _spec_of(
+    student_id: str,
+    task: Task,
+    candidate: LanguageModel,
+    base: Path,
+    numbers: dict[str, Any],
+    examples: tuple[tuple[str, str], ...],
+) -> CausalLmSpec:
+    longest = _longest(base, candidate)
+    return CausalLmSpec(
+        student_id,
+        candidate.base,
+        max_model_len=min(longest, numbers.get("prompt_tokens", 0) + candidate.max_tokens + candidate.max_new_tokens),
+        max_new_tokens=candidate.max_new_tokens,
+        response_schema=_schema(task),
+        examples=examples,
+    )
 
 
 def _tuned(
@@ -162,6 +178,37 @@ def _prompted(
         made = {"numbers": numbers, "examples": [(text.request.question, text.answer) for text in chosen]}
         write_json(kept, made)
     return merged, made["numbers"], tuple((asked, said) for asked, said in made["examples"])
+
+
+def _instructed(
+    folder: Path,
+    spec: CausalLmSpec,
+    merged: Path,
+    candidate: LanguageModel,
+    train: list[WrittenText],
+    same: Callable[[str, str], bool],
+    home: Path,
+    numbers: dict[str, Any],
+    report: Progress,
+) -> str:
+    """The instruction that GEPA found, of an earlier attempt or now; adds what it took to `numbers`."""
+    from services.trainer.prompting import find_instruction
+    from stillhouse.bus.jobs import read_json
+    from stillhouse.distill.causal_lm.base import load_tokenizer
+
+    kept = folder / "instruction.json"
+    made = read_json(kept)
+    if made is None:
+        report("optimising the prompt", 0.0)
+        replace(spec, student_id=f"{spec.student_id}-prompt").write(merged)
+        found = find_instruction(merged, home, candidate, train, same, report)
+        tokens = len(load_tokenizer(merged)(found.text)["input_ids"])
+        made = {"text": found.text, "tokens": tokens, "numbers": found.numbers(), "cpu_s": found.cpu_s}
+        write_json(kept, made)
+        report.beside_s += found.cpu_s
+    numbers |= made["numbers"]
+    numbers["prompt_tokens"] += made["tokens"]
+    return str(made["text"])
 
 
 def _text(one: Taught) -> WrittenText:

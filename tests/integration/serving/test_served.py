@@ -64,12 +64,13 @@ async def test_an_answer_has_a_confidence_and_a_price(artefact, tmp_path) -> Non
 
 async def test_examples_are_asked_with_every_question_and_redacted_once(artefact, tmp_path) -> None:
     folder = verify(artefact(echo=True))
-    replace(CausalLmSpec.read(folder), examples=(("who is <EMAIL_1>?", "nobody"),)).write(folder)
+    examples = (("who is <EMAIL_1>?", "nobody"),)
+    replace(CausalLmSpec.read(folder), examples=examples, instruction="be brief").write(folder)
     student = ServedStudent(folder, tmp_path)
     await student.start()
     await student.ready(15)
     said = await student.complete(ChatRequest.of("text", "hello"))
-    assert said.content == "who is <EMAIL_1>?\nnobody\nhello"
+    assert said.content == "be brief\nwho is <EMAIL_1>?\nnobody\nhello"
     assert said.confidence > 0
     await student.close()
     await asyncio.to_thread(end_replicas, tmp_path)

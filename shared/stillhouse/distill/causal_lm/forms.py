@@ -193,7 +193,8 @@ def _record(
 
 
 def _conversation(text: WrittenText, spec: CausalLmSpec) -> list[dict[str, str]]:
-    return [*messages_of(text.request.with_examples(spec.examples)), {"role": "assistant", "content": text.answer}]
+    asked = text.request.with_examples(spec.examples).with_instruction(spec.instruction)
+    return [*messages_of(asked), {"role": "assistant", "content": text.answer}]
 
 
 def copy_weights(source: Path, target: Path) -> None:

@@ -92,7 +92,7 @@ class ServedStudent:
             marks.update(found.marks)
             return found.text
 
-        asked = request.with_texts(without).with_examples(self.spec.examples)
+        asked = self._with_prompt(request.with_texts(without))
         if self.spec.confidence.kind == "self_consistency":
             said, samples = await asyncio.gather(
                 self._student.complete(asked, on_text), self._student.sample(asked, SAMPLES, TEMPERATURE)
@@ -123,8 +123,11 @@ class ServedStudent:
 
     def recordable(self, request: ChatRequest) -> dict[str, object]:
         """The body that asks this student `request`, without the name of a model; for `vllm.recorded`."""
-        asked = self._student.asked(request.with_examples(self.spec.examples))
+        asked = self._student.asked(self._with_prompt(request))
         return {key: value for key, value in asked.items() if key not in ("model", "logprobs", "top_logprobs")}
+
+    def _with_prompt(self, request: ChatRequest) -> ChatRequest:
+        return request.with_examples(self.spec.examples).with_instruction(self.spec.instruction)
 
     def _imitated(self, request: ChatRequest) -> str | None:
         return next((token for token in self._control for message in request.messages if token in message.text), None)
