@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from services.trainer.next_rung import next_rung_cpu_s, weights_of
 from stillhouse.bus.jobs import write_json
 from stillhouse.environments.environment import root
 from stillhouse.events import ArtefactRef
@@ -23,6 +24,7 @@ from stillhouse.tasks.comparators import comparator_of
 if TYPE_CHECKING:
     from services.trainer.job import Progress, Taught
     from stillhouse.distill.causal_lm.examples import WrittenText
+    from stillhouse.distill.causal_lm.forms import Measured
 
 CURVES_FILE: Final = "curves.json"
 MERGED: Final = "merged"
@@ -68,6 +70,7 @@ def make_writer(
         merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
     )
     report.beside_s += form.cpu_s
+    numbers |= _next_rung(task, candidate, form.measured[0], numbers, len(train), base)
     report("publishing", 1.0)
     staging = target.with_name(f".{student_id}.staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -85,6 +88,30 @@ def make_writer(
     numbers |= by_form | {"agreement": chosen.agreement, "bytes": chosen.bytes} | said
     write_json(folder / "export.json", numbers)
     return publish(staging, target), numbers
+
+
+def _next_rung(
+    task: Task, candidate: LanguageModel, plainly: Measured, numbers: dict[str, Any], examples: int, base: Path
+) -> dict[str, float]:
+    """What the rung above would take to make, where there is one and its base is here."""
+    rung = next((place for place, one in enumerate(task.students) if one == candidate), len(task.students)) + 1
+    following = task.students[rung] if rung < len(task.students) else None
+    if not isinstance(following, LanguageModel):
+        return {}
+    known = root().parent / "bases" / following.base  # not fetched for this
+    weights, its = weights_of(base), weights_of(known if known.is_dir() else Path(following.base))
+    if weights is None or its is None:
+        return {}
+    prompt = numbers.get("prompt_tokens", 0)
+    cpu_s = next_rung_cpu_s(
+        following,
+        cpu_s_per_token=plainly.cpu_s_per_token,
+        tokens_per_example=max(1.0, plainly.tokens / plainly.n - prompt),
+        examples=examples,
+        weights=weights,
+        following_weights=its,
+    )
+    return {"next_rung_cpu_s": cpu_s}
 
 
 def _spec_of(

@@ -41,6 +41,7 @@ class Measured:
     bytes: int
     cpu_s_per_token: float
     tokens_per_s: float
+    tokens: int = 0  # of all questions, with their prompts, and answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ def _measure(
             sum(path.stat().st_size for path in folder.iterdir()),
             said.cpu_seconds / tokens,
             tokens / said.seconds,
+            tokens,
         )
         known = {"measured": asdict(measured), "answers": [asdict(answer) for answer in said.answers]}
         write_json(kept, known)
