@@ -1,8 +1,9 @@
 """What the rung after a student would have cost to make: an estimate from what measuring that student took.
 
 A pass over a token costs about 2 FLOPs a weight forwards and 4 backwards, of which half are for the gradients of the
-weights (Kaplan et al. 2001.08361); what is frozen needs none. So learning from a token costs 3 times as much as reading
-it where all weights learn, and twice as much under LoRA, and both grow with the weights. What reading costs was measured.
+weights (Kaplan et al. 2001.08361); what is frozen needs none. So learning from a token costs 3 times as much as
+reading it where all weights learn, and twice as much under LoRA; both grow with the weights. What reading costs was
+measured.
 """
 
 from __future__ import annotations
