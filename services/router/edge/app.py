@@ -95,17 +95,19 @@ class Edge:
             return JSONResponse(late, 408, {"connection": "close"})
         given = request.headers.get("traceparent")
         traceparent = given if given is not None and span_context_of(given) is not None else new_traceparent()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
-        on_text = pieces.put_nowait if asked.stream else None
-        asking = asyncio.create_task(self._ask(event, traceparent, on_text, bool(key)))
-        asking.add_done_callback(lambda _: pieces.put_nowait(None))
-        first = await pieces.get()
         chunks = Chunks(event.id, asked.task_key.removeprefix("default/"), usage=asked.usage)
-        if first is not None:
-            headers = headers_of_teacher(event.id, _trace_id(traceparent))
-            return StreamingResponse(_as_it_comes(chunks, first, pieces, asking), headers=headers, media_type=EVENTS)
         try:
-            completed = await asking
+            if asked.stream:
+                pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
+                asking = asyncio.create_task(self._ask(event, traceparent, pieces.put_nowait, bool(key)))
+                asking.add_done_callback(lambda _: pieces.put_nowait(None))
+                if (first := await pieces.get()) is not None:
+                    said_by = headers_of_teacher(event.id, _trace_id(traceparent))
+                    coming = _as_it_comes(chunks, first, pieces, asking)
+                    return StreamingResponse(coming, headers=said_by, media_type=EVENTS)
+                completed = await asking
+            else:
+                completed = await self._ask(event, traceparent, None, bool(key))
         except (KafkaError, RedisError, OSError) as error:
             log.warning("edge_not_answered", event_id=event.id, error=f"{type(error).__name__}: {error}")
             return JSONResponse(UNAVAILABLE, 503, {"retry-after": "1"})
