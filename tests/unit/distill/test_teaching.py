@@ -90,5 +90,7 @@ def test_on_policy(models, tmp_path, objective) -> None:
 
 
 def test_pruned(models, tmp_path) -> None:
-    found, seen = learn(tmp_path / "run", candidate(models[1], models[1], keep_layers=1, keep_neurons=0.5, keep_heads=0.5))
+    found, seen = learn(
+        tmp_path / "run", candidate(models[1], models[1], keep_layers=1, keep_neurons=0.5, keep_heads=0.5)
+    )
     print(found.model.config, [p.select_loss for p in seen], found.kept_layers)
