@@ -10,7 +10,7 @@ import structlog
 from stillhouse.events import RouteChanged, StudentRoute
 from stillhouse.models.chat.completion import ChatModel
 from stillhouse.models.port import Model, ModelError
-from stillhouse.models.vllm.served import ServedStudent
+from stillhouse.models.vllm.served import DRAIN_S, ServedStudent
 from stillhouse.models.worker_model import WorkerModel
 
 log = structlog.get_logger()
@@ -24,6 +24,7 @@ class Students:
     def __init__(self, make: Make) -> None:
         self._make = make
         self._loaded: dict[str, WorkerModel | ServedStudent] = {}
+        self._draining: set[asyncio.Task[None]] = set()
 
     def get(self, student: StudentRoute) -> Model | ChatModel | None:
         """The loaded model of `student`, or None."""
@@ -52,14 +53,20 @@ class Students:
             log.info("student_loaded", student_id=student.student_id, sha256=student.artefact.sha256[:12])
 
     async def keep(self, routes: Iterable[RouteChanged]) -> None:
-        """Close every student that no route names any more."""
+        """Close every student that no route names any more; a writer ends its answers first, and is not waited for."""
         named = {student.artefact.sha256 for route in routes for student in _students(route)}
         gone = [self._loaded.pop(sha256) for sha256 in list(self._loaded) if sha256 not in named]
-        await asyncio.gather(*(model.close() for model in gone))
+        for model in gone:
+            if isinstance(model, ServedStudent):
+                draining = asyncio.create_task(model.close(DRAIN_S))
+                self._draining.add(draining)
+                draining.add_done_callback(self._draining.discard)
+        await asyncio.gather(*(model.close() for model in gone if isinstance(model, WorkerModel)))
 
     async def close(self) -> None:
-        """Close all."""
+        """Close all. What they were asked has its answers by now, or its askers are gone."""
         await self.keep(())
+        await asyncio.gather(*self._draining)
 
 
 def _students(route: RouteChanged) -> list[StudentRoute]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from services.trainer.next_rung import sentence
 from services.trainer.state import TaskState
 from stillhouse.economics import pays
 from stillhouse.events import Strategy, follow_id
-from stillhouse.tasks import Task
+from stillhouse.tasks import LanguageModel, Task
 
 LONGEST_WAIT: Final = 16  # times `min_new_examples`
 FEWEST = 50  # examples without which nothing can be trained, even when asked for
@@ -63,7 +64,7 @@ def decide(task: Task, state: TaskState, counts: Counts) -> Decision:
     if state.judging is not None:
         return Decision(waiting, f"student {state.judging} is being judged", numbers)
     if state.live is not None:
-        return Decision("distilled", f"student {state.live} serves", numbers)
+        return _serving(task, state, numbers)
     payback = best_case(task)
     numbers |= {"best_case_saving_usd": payback}
     if payback < task.budget.min_saving_usd:
@@ -90,6 +91,16 @@ def decide(task: Task, state: TaskState, counts: Counts) -> Decision:
         )
         return Decision(waiting, reason, numbers)
     return Decision(waiting, f"enough examples, and it pays: training {_name(task, plan)}", numbers, plan)
+
+
+def _serving(task: Task, state: TaskState, numbers: dict[str, float]) -> Decision:
+    reason, above = f"student {state.live} serves", state.live_rung + 1
+    if state.live_next_cpu_s is not None and above < len(task.students):
+        following, usd = task.students[above], state.live_next_cpu_s / 3600 * task.budget.usd_per_cpu_hour
+        if isinstance(following, LanguageModel):
+            reason = f"{reason}; {sentence(following, usd)}"
+            numbers = numbers | {"next_rung_usd": usd}
+    return Decision("distilled", reason, numbers)
 
 
 def best_case(task: Task) -> float:

@@ -48,6 +48,9 @@ class TaskState(BaseModel):
     judging: str | None = None  # the trained student whose gates are open
     judging_rung: int = 0
     judging_changes: dict[str, Any] = {}
+    judging_next_cpu_s: float | None = None  # what its job thinks that the next rung would take
+    live_rung: int = 0
+    live_next_cpu_s: float | None = None
     rung: int = 0  # the next rung of the ladder
     changes: dict[str, Any] = {}  # to what the task file says of that rung
     variants: int = 0  # versions of that rung made so far
@@ -76,7 +79,12 @@ def fold(state: TaskState, event: Input, task: Task) -> TaskState:
         case RouteChanged():
             state = _routed(state, event)
         case StudentTrained():
-            judging = {"judging": event.student_id, "judging_rung": event.rung, "judging_changes": event.changes}
+            judging = {
+                "judging": event.student_id,
+                "judging_rung": event.rung,
+                "judging_changes": event.changes,
+                "judging_next_cpu_s": event.metrics.get("next_rung_cpu_s"),
+            }
             state = state.model_copy(update={**judging, "job_id": None, "climbing": False})
         case TrainingFailed():
             state = _start_over(state, event.time, event.job_id).model_copy(update={"job_id": None})
@@ -128,7 +136,8 @@ def _routed(state: TaskState, event: RouteChanged) -> TaskState:
         update={"live": live, "candidate": candidate, "pinned": event.pinned, "route_version": event.version}
     )
     if live is not None and live == state.judging:
-        return state.model_copy(update={**_FROM_THE_BOTTOM, "judging": None, "drifted": False})
+        took = {"live_rung": state.judging_rung, "live_next_cpu_s": state.judging_next_cpu_s}
+        return state.model_copy(update={**_FROM_THE_BOTTOM, **took, "judging": None, "drifted": False})
     if state.judging is not None and state.judging in event.retired:
         return _start_over(state, event.time, event.id)
     if lost_live and not state.drifted:

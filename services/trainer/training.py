@@ -281,7 +281,7 @@ class Training:
             mlflow_run_id=result.get("mlflow_run_id"),
         )
         await self._publish(trained)
-        await self._publish(_cost(trained, task, result["cpu_seconds"]))
+        await self._publish(_cost(trained, task, result["cpu_seconds"], trained.metrics.get("reflection_usd", 0.0)))
         await self._end(folder, task, trained)
         await self._queue.complete(job)
         await self.to_log.put(folder)
@@ -312,14 +312,16 @@ class Training:
             await self.take(event)
 
 
-def _cost(event: StudentTrained | TrainingFailed, task: Task, cpu_seconds: float) -> CostIncurred:
+def _cost(
+    event: StudentTrained | TrainingFailed, task: Task, cpu_seconds: float, calls_usd: float = 0.0
+) -> CostIncurred:
     return CostIncurred(
         id=follow_id(event.job_id, CostIncurred.TYPE, event.TYPE),
         tenant=task.tenant,
         task=task.name,
         cause_id=event.job_id,
         kind="training",
-        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(event.time),
+        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(event.time) + calls_usd,
         cpu_seconds=cpu_seconds,
         note=event.architecture,
     )

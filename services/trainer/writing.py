@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from services.trainer.next_rung import next_rung_cpu_s, weights_of
 from stillhouse.bus.jobs import read_json, write_json
 from stillhouse.environments.environment import root
 from stillhouse.events import ArtefactRef
@@ -25,6 +26,7 @@ from stillhouse.tasks.comparators import comparator_of
 if TYPE_CHECKING:
     from services.trainer.job import Progress, Taught
     from stillhouse.distill.causal_lm.examples import WrittenText
+    from stillhouse.distill.causal_lm.forms import Measured
 
 CURVES_FILE: Final = "curves.json"
 
@@ -57,23 +59,20 @@ def make_writer(
     teacher = None if candidate.teacher_model is None else base_folder(candidate.teacher_model, root().parent / "bases")
     train, select = [_text(one) for one in train_rows], [_text(one) for one in select_rows]
     examples: tuple[tuple[str, str], ...] = ()
-    if candidate.method == "few_shot":
+    instruction = ""
+    if not candidate.learns:
         merged, numbers, examples = _prompted(folder, candidate, base, train, report)
+        if candidate.method == "prompt":
+            spec = _spec_of(student_id, task, candidate, base, numbers, examples)
+            instruction = _instructed(folder, spec, merged, candidate, train, compare.same, home, numbers, report)
     else:
         merged, numbers = _tuned(folder, candidate, base, teacher, train, select, curves, report)
-    longest = _longest(base, candidate)
-    spec = CausalLmSpec(
-        student_id,
-        candidate.base,
-        max_model_len=min(longest, numbers.get("prompt_tokens", 0) + candidate.max_tokens + candidate.max_new_tokens),
-        max_new_tokens=candidate.max_new_tokens,
-        response_schema=_schema(task),
-        examples=examples,
-    )
+    spec = replace(_spec_of(student_id, task, candidate, base, numbers, examples), instruction=instruction)
     form = choose_form(
         merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
     )
     report.beside_s += form.cpu_s
+    numbers |= _next_rung(task, candidate, form.measured[0], numbers, len(train), base)
     report("publishing", 1.0)
     staging = target.with_name(f".{student_id}.staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -91,6 +90,49 @@ def make_writer(
     numbers |= by_form | {"agreement": chosen.agreement, "bytes": chosen.bytes} | said
     write_json(folder / "export.json", numbers)
     return publish(staging, target), numbers
+
+
+def _next_rung(
+    task: Task, candidate: LanguageModel, plainly: Measured, numbers: dict[str, Any], examples: int, base: Path
+) -> dict[str, float]:
+    """What the rung above would take to make, where there is one and its base is here."""
+    rung = next((place for place, one in enumerate(task.students) if one == candidate), len(task.students)) + 1
+    following = task.students[rung] if rung < len(task.students) else None
+    if not isinstance(following, LanguageModel):
+        return {}
+    known = root().parent / "bases" / following.base  # not fetched for this
+    weights, its = weights_of(base), weights_of(known if known.is_dir() else Path(following.base))
+    if weights is None or its is None:
+        return {}
+    prompt = numbers.get("prompt_tokens", 0)
+    cpu_s = next_rung_cpu_s(
+        following,
+        cpu_s_per_token=plainly.cpu_s_per_token,
+        tokens_per_example=max(1.0, plainly.tokens / plainly.n - prompt),
+        examples=examples,
+        weights=weights,
+        following_weights=its,
+    )
+    return {"next_rung_cpu_s": cpu_s}
+
+
+def _spec_of(
+    student_id: str,
+    task: Task,
+    candidate: LanguageModel,
+    base: Path,
+    numbers: dict[str, Any],
+    examples: tuple[tuple[str, str], ...],
+) -> CausalLmSpec:
+    longest = _longest(base, candidate)
+    return CausalLmSpec(
+        student_id,
+        candidate.base,
+        max_model_len=min(longest, numbers.get("prompt_tokens", 0) + candidate.max_tokens + candidate.max_new_tokens),
+        max_new_tokens=candidate.max_new_tokens,
+        response_schema=_schema(task),
+        examples=examples,
+    )
 
 
 def _tuned(
@@ -215,6 +257,37 @@ def _prompted(
         made = {"numbers": numbers, "examples": [(text.request.question, text.answer) for text in chosen]}
         write_json(kept, made)
     return merged, made["numbers"], tuple((asked, said) for asked, said in made["examples"])
+
+
+def _instructed(
+    folder: Path,
+    spec: CausalLmSpec,
+    merged: Path,
+    candidate: LanguageModel,
+    train: list[WrittenText],
+    same: Callable[[str, str], bool],
+    home: Path,
+    numbers: dict[str, Any],
+    report: Progress,
+) -> str:
+    """The instruction that GEPA found, of an earlier attempt or now; adds what it took to `numbers`."""
+    from services.trainer.prompting import find_instruction
+    from stillhouse.bus.jobs import read_json
+    from stillhouse.distill.causal_lm.base import load_tokenizer
+
+    kept = folder / "instruction.json"
+    made = read_json(kept)
+    if made is None:
+        report("optimising the prompt", 0.0)
+        replace(spec, student_id=f"{spec.student_id}-prompt").write(merged)
+        found = find_instruction(merged, home, candidate, train, same, report)
+        tokens = len(load_tokenizer(merged)(found.text)["input_ids"])
+        made = {"text": found.text, "tokens": tokens, "numbers": found.numbers(), "cpu_s": found.cpu_s}
+        write_json(kept, made)
+        report.beside_s += found.cpu_s
+    numbers |= made["numbers"]
+    numbers["prompt_tokens"] += made["tokens"]
+    return str(made["text"])
 
 
 def _text(one: Taught) -> WrittenText:

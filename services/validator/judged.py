@@ -12,6 +12,7 @@ from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
+from stillhouse.settings import Settings
 
 Row = Mapping[str, Any]  # of the store, with `input` and `input_type`
 
@@ -95,4 +96,4 @@ class Writer:
 
 def judged(architecture: str, folder: Path, home: Path) -> Judged:
     """The student in the verified artefact `folder`. Raises `ModelError`."""
-    return Writer(folder, home) if architecture == ARCHITECTURE else Classifier(folder)
+    return Writer(folder, home, Settings().serving_url) if architecture == ARCHITECTURE else Classifier(folder)

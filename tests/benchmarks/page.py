@@ -17,9 +17,10 @@ ORDER = (
     "gate",
     "drift",
     "student",
-    "tuning",
     "methods_writing",
+    "tuning",
     "serving",
+    "replies",
     "bus",
     "edge",
     "loop",
@@ -35,6 +36,7 @@ QUESTIONS = {
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "methods_writing": "What do a local teacher's token probabilities add, where a student is cut from it?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
+    "replies": "On grounded replies, what do recorded replies in the prompt do, and what does fine-tuning on them?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",
     "edge": "And on the OpenAI-compatible edge, beside LiteLLM's proxy and TensorZero's gateway?",
     "loop": "From the first request to a live student, a change of traffic, its alarm and the way back",
@@ -58,6 +60,8 @@ Read this first:
   At 20 requests a second much of that figure is what the services spend while nobody asks.
 - `tuning` and `serving` are of one small model (135 million weights) on one CPU, whose vector instructions decide which
   form is faster. Nothing was measured on a GPU.
+- `replies` is a small sample (60 turns, one run, one seed) of the same model, on one core, and its check is a program
+  that also blames true replies: its intervals are wide, and nothing in it says that a reply is helpful.
 - `bus`, `edge`, `loop` and `recovery` run on the embedded broker, which keeps everything in memory: no replication, no
   disk. Apache Kafka was not measured.
 - The teacher of `student`, `gate` and `loop` is a sentence encoder with a fitted head, on the same machine. Its price

@@ -27,6 +27,7 @@ from stillhouse.distill.causal_lm.examples import WrittenText, messages_of
 from stillhouse.distill.causal_lm.few_shot import choose_examples
 from stillhouse.distill.causal_lm.sft import tune
 from stillhouse.distill.compression.quantise import quantise
+from stillhouse.files import read_json, write_json
 from stillhouse.models.causal_lm import CausalLmSpec
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.ending import end_replicas
@@ -38,6 +39,7 @@ from tests.benchmarks.report import percent, rate, table
 from tests.benchmarks.writing_data import BASE, answers, base
 
 HOME = meta.ROOT / ".stillhouse" / "bench" / "serving"
+MADE = "made.json"
 ALONE = 15
 HEADINGS = (
     "system",
@@ -66,10 +68,9 @@ class Answered:
 def run(quick: bool, data: Path | None) -> dict[str, Any]:
     """The result file of this benchmark."""
     begun = meta.start()
-    repeats = 1 if quick else 3
-    found = answers(data, 160 if quick else 600, 40 if quick else 150)
-    shutil.rmtree(HOME, ignore_errors=True)
-    tuned = _tuned(found.learnt, HOME / "fp32")
+    repeats = 1 if quick else 2
+    found = answers(data, 160, 40 if quick else 100)
+    tuned = _tuned(found.learnt, HOME / "fp32", begun["commit"])
     systems = _forms(tuned, found.learnt) | {"stillhouse_few_shot": _few_shot(found.learnt)}
     said: dict[str, list[Answered]] = {name: [] for name in systems}
     try:
@@ -104,7 +105,12 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     return result
 
 
-def _tuned(learnt: Sequence[WrittenText], folder: Path) -> Path:
+def _tuned(learnt: Sequence[WrittenText], folder: Path, commit: str) -> Path:
+    """The tuned checkpoint; what a run of this commit that was stopped had made of it is used again."""
+    made = {"commit": commit, "texts": [text.request.question for text in learnt]}
+    if read_json(HOME / MADE) == made:
+        return folder
+    shutil.rmtree(HOME, ignore_errors=True)
     candidate = LanguageModel(architecture="causal_lm", base=BASE, epochs=1, batch_size=512, step_tokens=1024)
     checkpoints = HOME / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -116,11 +122,12 @@ def _tuned(learnt: Sequence[WrittenText], folder: Path) -> Path:
         learnt[cut:],
         on_progress=lambda part: print(f"tuning {part.fraction:.0%}, loss {part.select_loss:.3f}", flush=True),
         checkpoint_dir=checkpoints,
-        threads=os.cpu_count() or 1,
+        threads=len(os.sched_getaffinity(0)),
     )
     tuned.model.save_pretrained(str(folder), safe_serialization=True)
     tuned.tokenizer.save_pretrained(str(folder))
     _spec("fp32", learnt).write(folder)
+    write_json(HOME / MADE, made)
     return folder
 
 
@@ -130,7 +137,8 @@ def _forms(tuned: Path, learnt: Sequence[WrittenText]) -> dict[str, Path]:
     chats = [[*messages_of(text.request), {"role": "assistant", "content": text.answer}] for text in learnt[-128:]]
     for scheme in choices(detect(with_gpu=False)):
         if scheme != "none":
-            quantise(tuned, HOME / scheme, scheme, chats)
+            if not (HOME / scheme).exists():
+                quantise(tuned, HOME / scheme, scheme, chats)
             replace(_spec(scheme, learnt), quantization=scheme).write(HOME / scheme)
             forms[f"stillhouse_{scheme}"] = HOME / scheme
     return forms

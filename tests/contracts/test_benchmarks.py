@@ -39,6 +39,7 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},
         {"stillhouse_fp32", "stillhouse_w8a8", "stillhouse_few_shot"},
     ),
+    "replies": ({"ungrounded", "wrong", "claims", "word_f1"}, {"teacher", "stillhouse_few_shot", "stillhouse_lora"}),
     "loop": ({"times_cheaper_per_call", "net_saving_share"}, {"stillhouse", "seed_bar"}),
     "recovery": (
         {"kills", "sent", "lost_in_silence", "duplicated_effects", "first_answer_s", "ready_s"},

@@ -33,6 +33,7 @@ from stillhouse.models.chat.completion import OnText
 from stillhouse.tasks import Task
 from stillhouse.telemetry.tracing import span_context_of
 
+BODY_S: Final = 20.0  # a client that sends its body more slowly holds a place of others
 LONGEST_MS: Final = 600_000  # a client of HTTP waits; it is never parked
 EVENTS: Final = "text/event-stream"
 UNAVAILABLE: Final = error_body("the answer could not be recorded; try again.", "server_error", code="unavailable")
@@ -89,19 +90,24 @@ class Edge:
             return JSONResponse(error_body(str(error), "invalid_request_error", error.param, error.code), status)
         except ClientDisconnect:
             return Response(status_code=499)
+        except TimeoutError:
+            late = error_body(f"the body did not come within {BODY_S:g} s; send it again.", "invalid_request_error")
+            return JSONResponse(late, 408, {"connection": "close"})
         given = request.headers.get("traceparent")
         traceparent = given if given is not None and span_context_of(given) is not None else new_traceparent()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
-        on_text = pieces.put_nowait if asked.stream else None
-        asking = asyncio.create_task(self._ask(event, traceparent, on_text, bool(key)))
-        asking.add_done_callback(lambda _: pieces.put_nowait(None))
-        first = await pieces.get()
         chunks = Chunks(event.id, asked.task_key.removeprefix("default/"), usage=asked.usage)
-        if first is not None:
-            headers = headers_of_teacher(event.id, _trace_id(traceparent))
-            return StreamingResponse(_as_it_comes(chunks, first, pieces, asking), headers=headers, media_type=EVENTS)
         try:
-            completed = await asking
+            if asked.stream:
+                pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: the answer is there, or there is none
+                asking = asyncio.create_task(self._ask(event, traceparent, pieces.put_nowait, bool(key)))
+                asking.add_done_callback(lambda _: pieces.put_nowait(None))
+                if (first := await pieces.get()) is not None:
+                    said_by = headers_of_teacher(event.id, _trace_id(traceparent))
+                    coming = _as_it_comes(chunks, first, pieces, asking)
+                    return StreamingResponse(coming, headers=said_by, media_type=EVENTS)
+                completed = await asking
+            else:
+                completed = await self._ask(event, traceparent, None, bool(key))
         except (KafkaError, RedisError, OSError) as error:
             log.warning("edge_not_answered", event_id=event.id, error=f"{type(error).__name__}: {error}")
             return JSONResponse(UNAVAILABLE, 503, {"retry-after": "1"})
@@ -197,12 +203,13 @@ def _trace_id(traceparent: str | None) -> str | None:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, as long as it fits into a record. Raises `BadBody`."""
+    """The body, as long as it fits into a record. Raises `BadBody`, and `TimeoutError` where it comes too slowly."""
     said = bytearray()
-    async for chunk in request.stream():
-        said += chunk
-        if len(said) > MAX_RECORD_BYTES:
-            raise BadBody(f"the body is larger than {MAX_RECORD_BYTES:,} bytes.", code="request_too_large")
+    async with asyncio.timeout(BODY_S):
+        async for chunk in request.stream():
+            said += chunk
+            if len(said) > MAX_RECORD_BYTES:
+                raise BadBody(f"the body is larger than {MAX_RECORD_BYTES:,} bytes.", code="request_too_large")
     return bytes(said)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 import typer
 
 from stillhouse.cli._common import AsJson, console, fail, show_json, show_table
+
+COLLECTED: Final = re.compile(r"Collecting ([A-Za-z0-9._-]+)")
 
 app = typer.Typer(no_args_is_help=True, help="Python environments beside ours: serving (vLLM) and quantising.")
 
@@ -16,7 +19,9 @@ def make(name: Annotated[str, typer.Argument(help="serving or quantising.")]) ->
     """Make an environment now instead of at its first use. Downloads its pinned packages; takes minutes."""
     import time
 
-    from stillhouse.environments.environment import NAMES, PURPOSE, exists, folder_of, python_of
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from stillhouse.environments.environment import NAMES, PURPOSE, exists, folder_of, list_of, python_of
     from stillhouse.models.port import ModelError
 
     chosen = next((known for known in NAMES if known == name), None)
@@ -28,12 +33,15 @@ def make(name: Annotated[str, typer.Argument(help="serving or quantising.")]) ->
         return
     out.print(f"Making {folder_of(chosen)} for {PURPOSE[chosen]}; its packages are downloaded.", soft_wrap=True)
     begun = time.monotonic()
-    with out.status("") as status:
+    wanted = sum("==" in line for line in list_of(chosen).read_text(encoding="utf-8").splitlines())
+    columns = (TextColumn("{task.completed:.0f} of {task.total:.0f} packages"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=out, transient=True) as bar:
+        row, seen = bar.add_task("", total=wanted), set[str]()
 
         def show(line: str) -> None:
-            from rich.text import Text
-
-            status.update(Text(f"{time.monotonic() - begun:3.0f} s  {line[: max(20, out.width - 12)]}"))
+            if (found := COLLECTED.match(line)) is not None:
+                seen.add(found.group(1).lower())
+            bar.update(row, completed=min(wanted, len(seen)), description=line[: max(20, out.width - 60)])
 
         try:
             python = python_of(chosen, show)

@@ -20,8 +20,8 @@ class CausalLmSpec:
     """A checkpoint as it serves. `base` is what it was trained from; `cpu_s_per_token` was measured while it served.
 
     `max_model_len` tokens of question and answer fit, `max_new_tokens` of them are the answer's at most. Answers are
-    held to `response_schema` while they are written, where there is one. `examples`, questions with their answers,
-    stand before every question.
+    held to `response_schema` while they are written, where there is one. `instruction`, as a system's message, and
+    `examples`, questions with their answers, stand before every question.
     """
 
     student_id: str
@@ -32,6 +32,7 @@ class CausalLmSpec:
     max_new_tokens: int = 256
     response_schema: dict[str, Any] | None = None
     examples: tuple[tuple[str, str], ...] = ()
+    instruction: str = ""
     confidence: Confidence = field(default_factory=Confidence)
     cpu_s_per_token: float = 0.0
 
@@ -59,6 +60,7 @@ class CausalLmSpec:
                 max_new_tokens=int(raw["max_new_tokens"]),
                 response_schema=dict(schema) if schema is not None else None,
                 examples=tuple((str(asked), str(said)) for asked, said in raw.get("examples") or ()),
+                instruction=str(raw.get("instruction") or ""),
                 confidence=Confidence.read(raw.get("confidence") or {}),
                 cpu_s_per_token=float(raw.get("cpu_s_per_token", 0.0)),
             )

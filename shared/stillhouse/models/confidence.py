@@ -5,20 +5,27 @@
 - `learned`: the probability that it agrees with its teacher, by a logistic regression on what `signals` gives, fitted
   on texts that the student neither learned from nor was chosen on.
 
-A student that writes has the same three, of its tokens (`of_written`).
+A student that writes has the same three, of its tokens (`of_written`), and one more:
+
+- `self_consistency`: the share of answers drawn at random that say the same (Wang et al. 2203.11171); that costs as
+  many answers again as are drawn (`of_samples`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["max_probability", "margin", "learned"]
+Kind = Literal["max_probability", "margin", "learned", "self_consistency"]
+
+SAMPLES: Final = 5  # answers that self-consistency draws beside the one that it judges
+TEMPERATURE: Final = 0.7
 
 LARGEST = 30.0  # of log-odds and log-ratios: beyond it they say nothing more
 
@@ -51,11 +58,22 @@ class Confidence:
         """
         if not log_probs:
             return 0.0
-        if self.kind == "max_probability":
+        if self.kind in ("max_probability", "self_consistency"):
             return math.exp(min(0.0, sum(log_probs) / len(log_probs)))
         if self.kind == "margin":
             return 1.0 / (1.0 + math.exp(-max(-LARGEST, min(LARGEST, min(margins)))))
         return self.learned(written_signals(log_probs, margins))
+
+    def of_samples(self, output: str, samples: Sequence[str], log_probs: Sequence[float]) -> float:
+        """The confidence of `output` beside `samples` drawn for the same question, in [0, 1].
+
+        (samples that say the same + p) / (samples + 1), p being the geometric mean of the tokens' probabilities: shares
+        of few samples are few values, and p orders the answers within each. JSON is the same whatever its keys' order,
+        text whatever its case and spaces.
+        """
+        p = math.exp(min(0.0, sum(log_probs) / len(log_probs))) if log_probs else 0.0
+        said = _plain(output)
+        return (sum(_plain(one) == said for one in samples) + p) / (len(samples) + 1)
 
     def learned(self, signals: NDArray[np.float64]) -> float:
         """The probability of agreeing that a logistic regression gives to `signals` [n]."""
@@ -124,6 +142,13 @@ def written_signals(log_probs: Sequence[float], margins: Sequence[float]) -> NDA
             math.log(len(values)),
         ]
     )
+
+
+def _plain(output: str) -> str:
+    try:
+        return json.dumps(json.loads(output), sort_keys=True)
+    except (ValueError, RecursionError):
+        return " ".join(output.casefold().split())
 
 
 def _log_sum(values: NDArray[np.float64]) -> float:

@@ -12,10 +12,11 @@ from stillhouse.tasks.section import Section
 class Cascade(Section):
     """How a student says how sure it is, and what is promised of what it serves."""
 
-    confidence: Literal["max_probability", "margin", "learned"] = Field(
+    confidence: Literal["max_probability", "margin", "learned", "self_consistency"] = Field(
         default="learned",
         description="The largest probability; that less the second; or the probability of agreeing, learned on texts "
-        "held back from training (the largest probability where there are too few of them).",
+        "held back from training (the largest probability where there are too few of them). self_consistency, for "
+        "students that write: the share of answers drawn at random that say the same, at six times the cost.",
     )
     promise: Literal["overall", "selective"] = Field(
         default="overall",

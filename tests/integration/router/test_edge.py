@@ -35,7 +35,7 @@ model = "big"
 api_key_env = "TEST_EDGE_KEY"
 usd_per_call = 0.01
 price_model = "openai:gpt-4o-mini"
-timeout_s = 20.0
+timeout_s = {timeout_s}
 """
 RECORDED = """
 [task]
@@ -51,8 +51,8 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 @contextlib.asynccontextmanager
-async def edge(of, upstream, **more) -> AsyncIterator[AsyncOpenAI]:
-    (of.tasks / "write.toml").write_text(WRITES.format(url=upstream.url))
+async def edge(of, upstream, *, timeout_s=20.0, **more) -> AsyncIterator[AsyncOpenAI]:
+    (of.tasks / "write.toml").write_text(WRITES.format(url=upstream.url, timeout_s=timeout_s))
     (of.tasks / "slots.toml").write_text(RECORDED)
     (of.tasks / "answers.jsonl").write_text(json.dumps({"input": "A pub near X.", "output": '{"near": "X"}'}))
     port = free_port()

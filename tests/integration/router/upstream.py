@@ -30,6 +30,7 @@ class Upstream:
         self.pieces: list[str] = []  # of a streamed answer; the next one only when `go` is set
         self.go = asyncio.Event()
         self.cut = False  # the stream ends in mid-answer
+        self.drip_s: float | None = None  # seconds between the bytes of an answer
 
     @property
     def url(self) -> str:
@@ -55,6 +56,8 @@ class Upstream:
         self.asked.append(await request.json())
         if self.before:
             return self.before.pop(0)
+        if self.drip_s is not None:
+            return StreamingResponse(self._drops(), media_type="application/json")
         if self.asked[-1].get("stream") and self.pieces:
             return StreamingResponse(self._events(), media_type="text/event-stream")
         choice = {"index": 0, "finish_reason": self.finish, "message": self.say}
@@ -62,6 +65,11 @@ class Upstream:
         return JSONResponse(
             {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
         )
+
+    async def _drops(self) -> AsyncIterator[bytes]:
+        for byte in json.dumps({"choices": [{"index": 0, "finish_reason": "stop", "message": self.say}]}).encode():
+            yield bytes([byte])
+            await asyncio.sleep(self.drip_s or 0.0)
 
     async def _events(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:

@@ -1,7 +1,8 @@
 """Stands in for `python -m vllm.entrypoints.openai.api_server`: its options, its health, its answers, its engine.
 
 What it does is in the checkpoint's `config.json` under `fake`: `fails` (a line to end with), `slow_s` (until healthy),
-`echo` (answers are what was asked, a line for each message).
+`echo` (answers are what was asked, a line for each message) or `says` (what they are), `longest` (characters; what is
+longer is refused), `wait_s` (for each answer), `samples` (what is drawn where more than one answer is asked for).
 """
 
 from __future__ import annotations
@@ -69,9 +70,17 @@ def main() -> None:
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            time.sleep(wanted.get("wait_s", 0))
             well = asked["model"] == options["--served-model-name"]
-            text = "\n".join(one["content"] for one in asked["messages"]) if wanted.get("echo") else "fine"
+            text = "\n".join(one["content"] for one in asked["messages"])
+            if len(text) > wanted.get("longest", 1_000_000):
+                self._say(400, {"error": {"message": "longer than the context of this model"}})
+                return
+            text = text if wanted.get("echo") else wanted.get("says", "fine")
             said = answer(asked["model"], text) if well else {"error": {"message": "no such model"}}
+            if well and asked.get("n", 1) > 1:
+                texts = wanted.get("samples", [text] * asked["n"])
+                said["choices"] = [answer(asked["model"], one)["choices"][0] for one in texts]
             self._say(200 if well else 404, said)
 
         def _say(self, status: int, body: dict) -> None:

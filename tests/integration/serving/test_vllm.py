@@ -17,6 +17,7 @@ from stillhouse.distill.compression.quantise import quantise
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.lease import ReplicaLease
+from stillhouse.models.vllm.recorded import Recorded, write_recorded
 from stillhouse.models.vllm.spec import ServeSpec, weights_bytes
 from stillhouse.models.vllm.student import VllmStudent
 from tests.integration.serving.conftest import processes_of, until
@@ -71,6 +72,11 @@ def test_a_failed_job_gives_its_reason_and_no_checkpoint(quantised, tmp_path) ->
         quantise(broken, tmp_path / "out", "w4a16", [])
 
 
+def _recorded(student: VllmStudent, question: str, answer: str) -> Recorded:
+    asked = student.asked(ChatRequest.of("text", question))
+    return Recorded({key: value for key, value in asked.items() if key != "model"}, answer)
+
+
 async def test_what_one_environment_wrote_another_one_serves(quantised, tmp_path) -> None:
     lease = ReplicaLease(quantised, tmp_path, ServeSpec("tiny-w8a8", quantization="w8a8"), linger_s=5)
     await lease.start()
@@ -95,6 +101,9 @@ async def test_what_one_environment_wrote_another_one_serves(quantised, tmp_path
         assert all(isinstance(one, ModelError) or one.log_probs for one in unheard)  # type: ignore[union-attr]
         assert lease.cpu_seconds() > 1
 
+        # The next one is compared with what this one said, one wrong memory allowed.
+        kept = [_recorded(student, question, answer) for question, answer in TAUGHT]
+        write_recorded(quantised, [*kept, _recorded(student, "hello", "something else")])
         before = lease.state()
         assert before is not None
         assert before.vllm_pid is not None

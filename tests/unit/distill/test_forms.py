@@ -14,6 +14,7 @@ from stillhouse.models.causal_lm import CausalLmSpec
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.asking import Asked, Written
+from stillhouse.models.vllm.recorded import read_recorded
 from stillhouse.models.vllm.supported import Target
 from stillhouse.tasks import LanguageModel
 
@@ -85,6 +86,14 @@ def test_the_cheapest_form_that_keeps_agreement_serves(runtime, tmp_path) -> Non
     assert form.spec.confidence.kind == "learned"
     assert form.spec.confidence.of_written((-0.01,), (5.0,)) > form.spec.confidence.of_written((-1.0,), (0.2,))
     assert "AVX-512" in form.refused["w4a16"]
+
+
+def test_the_answers_that_it_was_surest_of_travel_with_it(runtime, tmp_path) -> None:
+    kept = read_recorded(choose(tmp_path).folder)
+    assert len(kept) == 5
+    assert {one.output.split()[0] for one in kept} == {"answer"}, "those that it was less sure of are wrong"
+    assert kept[0].asked["messages"][0]["content"] == kept[0].output.replace("answer", "question")
+    assert "model" not in kept[0].asked
 
 
 def test_a_dearer_form_does_not_serve(runtime, tmp_path) -> None:

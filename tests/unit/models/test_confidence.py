@@ -61,3 +61,18 @@ def test_signals_of_what_is_written_are_finite_whatever_a_model_says() -> None:
     assert written_signals([-1.0, -3.0], [2.0, 4.0]).tolist() == pytest.approx(
         [-2.0, -4.0, -3.0, 2.0, 3.0, math.log(2)]
     )
+
+
+def test_answers_that_say_the_same_in_other_words_of_json_count_as_the_same() -> None:
+    confidence = Confidence("self_consistency")
+    samples = ['{"b": 2, "a": 1}', '{"a": 1, "b": 2}', '{"a": 1}', "no JSON"]
+    assert confidence.of_samples('{"a":1,"b":2}', samples, [0.0]) == pytest.approx((2 + 1) / 5)
+    assert confidence.of_samples("It is FINE", ["it is  fine", "no"], [math.log(0.5)]) == pytest.approx((1 + 0.5) / 3)
+    assert confidence.of_samples("x", [], []) == 0.0
+    # Among answers that the same share agrees with, the likelier one is surer.
+    assert confidence.of_samples("x", ["x"], [-0.1]) > confidence.of_samples("x", ["x"], [-0.2])
+
+
+@given(st.text(max_size=20), st.lists(st.text(max_size=20), max_size=6), st.lists(st.floats(-9, 0), max_size=5))
+def test_self_consistency_is_a_probability(output: str, samples: list[str], log_probs: list[float]) -> None:
+    assert 0.0 <= Confidence("self_consistency").of_samples(output, samples, log_probs) <= 1.0

@@ -105,6 +105,7 @@ def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
         ('seed = "seed.jsonl"', 'kind = "recorded"\nfile = "none.jsonl"', "a teacher of kind 'recorded' writes"),
         ('"hashed_ngrams"', '"gpt"', "student.0.architecture"),
         ("[teacher]", "[review]\nrandom_share = 2\n[teacher]", "review.random_share"),
+        ("[teacher]", '[cascade]\nconfidence = "self_consistency"\n[teacher]', "is for tasks of kind generate"),
         ("[teacher]", "[techer]", "unknown table [techer]"),
         ('name = "t"', 'name = "t', "not valid TOML"),
         ("seed.jsonl", "none.jsonl", "does not exist"),

@@ -19,6 +19,8 @@ from stillhouse.models.causal_lm import CausalLmSpec, Quantization
 from stillhouse.models.confidence import Confidence, Kind, written_signals
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.asking import Written, ask_all
+from stillhouse.models.vllm.recorded import Recorded, write_recorded
+from stillhouse.models.vllm.served import ServedStudent
 from stillhouse.models.vllm.supported import choices, detect, refusal
 from stillhouse.tasks.students import LanguageModel
 
@@ -41,6 +43,7 @@ class Measured:
     bytes: int
     cpu_s_per_token: float
     tokens_per_s: float
+    tokens: int = 0  # of all questions, with their prompts, and answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ def choose_form(
         cpu_s_per_token=measured.cpu_s_per_token,
         confidence=_confidence(confidence, answers, [text.answer for text in asked], same),
     )
+    _record(folder, fitted, asked, answers, home)
     return Form(folder, fitted, tuple(one for _, one, _ in found.values()), refused, spent)
 
 
@@ -200,6 +204,7 @@ def _measure(
             sum(path.stat().st_size for path in folder.iterdir()),
             said.cpu_seconds / tokens,
             tokens / said.seconds,
+            tokens,
         )
         known = {"measured": asdict(measured), "answers": [asdict(answer) for answer in said.answers]}
         write_json(kept, known)
@@ -221,8 +226,22 @@ def _confidence(kind: Kind, answers: Sequence[Written], teacher: Sequence[str], 
     return fit_confidence(signals, np.array([agrees for _, agrees in pairs])) or Confidence()
 
 
+def _record(
+    folder: Path, spec: CausalLmSpec, asked: Sequence[WrittenText], answers: Sequence[Written], home: Path
+) -> None:
+    """Keep the answers that it was surest of: whatever serves it must give them again."""
+    spec.write(folder)
+    student = ServedStudent(folder, home)
+    kept: dict[str, Recorded] = {}
+    for text, said in sorted(zip(asked, answers, strict=True), key=lambda pair: -pair[1].confidence):
+        if not said.error:
+            kept.setdefault(said.output, Recorded(student.recordable(text.request), said.output))
+    write_recorded(folder, list(kept.values()))
+
+
 def _conversation(text: WrittenText, spec: CausalLmSpec) -> list[dict[str, str]]:
-    return [*messages_of(text.request.with_examples(spec.examples)), {"role": "assistant", "content": text.answer}]
+    asked = text.request.with_examples(spec.examples).with_instruction(spec.instruction)
+    return [*messages_of(asked), {"role": "assistant", "content": text.answer}]
 
 
 def copy_weights(source: Path, target: Path) -> None:

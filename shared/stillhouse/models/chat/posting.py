@@ -2,6 +2,8 @@
 
 A refusal that may pass (429, 5xx, a broken connection) is tried again, twice at most, after what `Retry-After` says or
 a growing, jittered pause; a refusal that will not (400, 401, 404) is not. How long all of it may take is the caller's.
+Trying again is budgeted over all calls: an endpoint that is overloaded must not get three times the load. There is no
+circuit breaker here, for behind a teacher stands nobody who could answer instead.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 20.0
 CONNECT_S: Final = 10.0
 MOST_OF_AN_ERROR: Final = 100_000  # bytes
+RETRIES: Final = 10.0  # that may be saved up
+RETRIES_A_CALL: Final = 0.2  # that each call saves
 PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 Price = Callable[[int, int], float]  # input tokens, output tokens -> USD
@@ -50,12 +54,14 @@ class Posting:
         self._read_whole, self._read_stream = readers
         self._price = price
         self._session: aiohttp.ClientSession | None = None
+        self._retries = RetryBudget()
 
     async def complete(self, asked: Mapping[str, Any], on_text: OnText | None) -> Completion:
         """The completion that `asked` asks for; its text in pieces where `on_text` takes them. Raises `ModelError`."""
         body = json.dumps(asked, ensure_ascii=False).encode()
         started = time.perf_counter()
         refused: Refused | None = None
+        self._retries.called()
         for attempt in range(ATTEMPTS):
             if refused is not None:
                 growing = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
@@ -66,9 +72,10 @@ class Posting:
             refused = said
             if refused.status not in PASSING and refused.status != 0:
                 raise ModelError(f"the teacher {self._model} refused with status {refused.status}{refused.told}")
+            if attempt + 1 < ATTEMPTS and not self._retries.take():
+                raise ModelError(f"{self._why(refused)}; so many calls failed that it is not tried again")
         assert refused is not None
-        why = f"answered with status {refused.status}" if refused.status else "could not be reached"
-        raise ModelError(f"the teacher {self._model} {why}{refused.told}, {ATTEMPTS} times")
+        raise ModelError(f"{self._why(refused)}, {ATTEMPTS} times")
 
     async def close(self) -> None:
         """Close its connections."""
@@ -96,6 +103,10 @@ class Posting:
                 raise ModelError(f"the teacher {self._model} broke off ({type(error).__name__})") from None
             return Refused(0, f" ({type(error).__name__})", None)
 
+    def _why(self, refused: Refused) -> str:
+        why = f"answered with status {refused.status}" if refused.status else "could not be reached"
+        return f"the teacher {self._model} {why}{refused.told}"
+
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -117,6 +128,24 @@ class Posting:
             cost_usd=self._price(said.input_tokens, said.output_tokens),
             latency_ms=1000 * (time.perf_counter() - started),
         )
+
+
+class RetryBudget:
+    """One call in five may be tried again, over all calls, and ten at once; then first attempts are the only ones."""
+
+    def __init__(self) -> None:
+        self._left = RETRIES
+
+    def called(self) -> None:
+        """A call begins."""
+        self._left = min(RETRIES, self._left + RETRIES_A_CALL)
+
+    def take(self) -> bool:
+        """Whether one may be tried again now."""
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
 
 
 @dataclass(frozen=True, slots=True)

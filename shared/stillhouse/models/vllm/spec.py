@@ -11,6 +11,7 @@ from stillhouse.models.port import ModelError
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Quantization = Literal["none", "w8a8", "w4a16", "fp8", "nvfp4"]
+Runner = Literal["generate", "pooling"]
 
 PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PICKLED: Final = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
@@ -19,7 +20,10 @@ GIB: Final = 2**30
 
 @dataclass(frozen=True, slots=True)
 class ServeSpec:
-    """One replica of one student. `dtype` is that of computing; `quantization` what the checkpoint was written with."""
+    """One replica of one student. `dtype` is that of computing; `quantization` what the checkpoint was written with.
+
+    `runner`: `pooling` serves classifiers and cross-encoders, whose answers are numbers.
+    """
 
     student_id: str
     dtype: Dtype = "float32"
@@ -27,6 +31,7 @@ class ServeSpec:
     max_model_len: int = 1024  # tokens of a question and its answer together
     max_num_seqs: int = 16  # answers that are written at once
     kv_cache_gib: int = 1
+    runner: Runner = "generate"
 
     def __post_init__(self) -> None:
         if PLAIN_NAME.fullmatch(self.student_id) is None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
 from stillhouse.models.chat.completion import Completion, OnText, finish_of
 from stillhouse.models.chat.posting import MOST_OF_AN_ERROR, bounded, words_of
-from stillhouse.models.chat.replies import NoCompletion, Reply, read_whole
+from stillhouse.models.chat.replies import NoCompletion, read_whole
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 
@@ -20,6 +21,7 @@ CONNECT_S: Final = 2.0
 FAILURES: Final = 5  # in a row: then nobody asks for a while
 REFUSED_S: Final = 5.0
 
+T = TypeVar("T")
 BaseUrl = Callable[[], str | None]  # a replica's address with `/v1`; None while it is not ready
 
 
@@ -51,6 +53,9 @@ class VllmStudent:
         self._breaker = Breaker()
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def version(self) -> str:
@@ -62,14 +67,9 @@ class VllmStudent:
 
         `on_text` gets it in one piece: whether a student may answer is only known at its end.
         """
-        asked = self._asked(request)
+        asked = self.asked(request)
         started = time.perf_counter()
-        async with self._slots:
-            url = self._base_url()
-            if url is None:
-                raise ModelError(f"the student {self._id} is not ready; its replica starts or has failed.")
-            self._breaker.enter(self._id)
-            reply = await self._post(f"{url.rstrip('/')}/chat/completions", json.dumps(asked).encode())
+        reply = await self._ask(asked, read_whole)
         if reply.finish == "length":
             raise self._invalid(f"cut after {reply.output_tokens} tokens")
         if (schema := _schema_of(asked.get("response_format"))) is not None and not reply.tool_calls:
@@ -88,13 +88,15 @@ class VllmStudent:
             margins=reply.margins,
         )
 
-    async def close(self) -> None:
-        """Close its connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+    async def sample(self, request: ChatRequest, n: int, temperature: float) -> list[str]:
+        """`n` other answers, drawn at `temperature`; those that were cut are left out. Raises `ModelError`."""
+        asked = {
+            key: value for key, value in self.asked(request).items() if key not in ("logprobs", "top_logprobs", "top_p")
+        }
+        return await self._ask(asked | {"n": n, "temperature": temperature, "seed": 0}, _texts)
 
-    def _asked(self, request: ChatRequest) -> dict[str, Any]:
+    def asked(self, request: ChatRequest) -> dict[str, Any]:
+        """The body that asks vLLM for one answer."""
         asked = request.upstream(self._id)
         named = [asked.pop(key) for key in ("max_tokens", "max_completion_tokens") if key in asked]
         asked["max_tokens"] = min([self._max_tokens, *named])
@@ -103,7 +105,30 @@ class VllmStudent:
             asked.setdefault("response_format", self._format)
         return asked | {"logprobs": True, "top_logprobs": 2}
 
-    async def _post(self, url: str, body: bytes) -> Reply:
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Close its connections; what is under way may take `drain_s` seconds more."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), drain_s)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask(self, asked: Mapping[str, Any], read: Callable[[bytes], T]) -> T:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            async with self._slots:
+                url = self._base_url()
+                if url is None:
+                    raise ModelError(f"the student {self._id} is not ready; its replica starts or has failed.")
+                self._breaker.enter(self._id)
+                return await self._post(f"{url.rstrip('/')}/chat/completions", json.dumps(asked).encode(), read)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _post(self, url: str, body: bytes, read: Callable[[bytes], T]) -> T:
         try:
             async with self._connected().post(url, data=body) as said:
                 if said.status != 200:
@@ -113,7 +138,7 @@ class VllmStudent:
                     else:
                         self._breaker.failed()
                     raise ModelError(f"the student {self._id} refused with status {said.status}{why}")
-                reply = read_whole(await bounded(said.content))
+                reply = read(await bounded(said.content))
         except NoCompletion as error:
             self._breaker.failed()
             raise ModelError(f"the student {self._id} answered with no completion ({error})") from None
@@ -182,6 +207,15 @@ class Breaker:
     def left(self) -> None:
         """Whoever asked went away before it answered: that says nothing of it."""
         self._trying = False
+
+
+def _texts(body: bytes) -> list[str]:
+    """The texts of all choices that came to their end. Raises `NoCompletion`."""
+    try:
+        choices = json.loads(body)["choices"]
+        return [str(one["message"]["content"] or "") for one in choices if one.get("finish_reason") == "stop"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise NoCompletion(type(error).__name__) from None
 
 
 def _schema_of(response_format: object) -> Mapping[str, Any] | None:
