@@ -33,7 +33,7 @@ from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
 from stillhouse.distill.causal_lm.examples import Encoded, WrittenText, encode
 from stillhouse.distill.causal_lm.packing import SHORTEST_ROW, Batch, batch_of, pack
 from stillhouse.distill.checkpoint import Checkpoints
-from stillhouse.distill.training import torch_set_up
+from stillhouse.distill.fitting import torch_set_up
 from stillhouse.models.port import ModelError
 from stillhouse.tasks.students import LanguageModel
 
