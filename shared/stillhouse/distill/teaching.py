@@ -49,7 +49,7 @@ class Teaching:
         kept = len(module.transformer.encoder.layer) if isinstance(module, CutEncoder) else 0
         self.terms = tuple(_with_layers(term, kept) for term in terms)
         self.module, self.soft, self.hard, self.weights = module, soft, hard, weights
-        self.encoder = _EncoderSide(self.terms, texts) if _needs_encoder(self.terms) else None
+        self.encoder = EncoderSide(self.terms, texts) if _needs_encoder(self.terms) else None
         with torch.no_grad():
             first = torch.arange(min(len(texts), 2))
             self.recipe = Recipe(
@@ -75,10 +75,11 @@ class Teaching:
         return Outputs(logits) if self.encoder is None else self.encoder.outputs(places, logits)
 
 
-class _EncoderSide:
-    """What the encoder as it came says of the texts, kept where it fits."""
+class EncoderSide:
+    """What the encoder as it came says of `texts`, as far as `terms` need it; kept where it fits."""
 
     def __init__(self, terms: Sequence[AnyTerm], texts: Sequence[str]) -> None:
+        """Reads all texts once. Raises `ModelError` where the encoder is not installed or has no such module."""
         spec = StudentSpec(
             student_id="", architecture="cut_encoder", labels=("",), inputs="tokens", max_length=MAX_TOKENS, buckets=0
         )
@@ -98,6 +99,7 @@ class _EncoderSide:
                 self._keep(order[start : start + 64])
 
     def outputs(self, places: Tensor, logits: Tensor) -> Outputs:
+        """Its outputs for the texts at `places` int64 [B], with the teacher's `logits` [B, L] of the same texts."""
         asked = places.tolist()
         if not self.kept:
             captured, vectors, mask = self._read(asked)
