@@ -20,15 +20,17 @@ from torch import Tensor, nn
 
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.fitting import fit, torch_set_up
-from stillhouse.distill.teaching import Teaching
+from stillhouse.distill.teaching import LAYER, EncoderSide, Teaching, of_encoder
 from stillhouse.distill.training import HEAD_RATE, Ids, batches, inputs_of, lower_states, predict
 from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.teacher import fit_head
-from stillhouse.tasks.distillation import AnyTerm
+from stillhouse.tasks.distillation import AnyTerm, HiddenStates, SelfAttention
 from tests.benchmarks.data import Data
 
-LAYERS, EPOCHS, BATCH, RATE = 2, 6, 32, 1e-3
+LAYERS, EPOCHS, BATCH, RATE = 2, 5, 32, 1e-3
 SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1500, 1500
+
+TOP = f"{LAYER}.5"
 
 
 @dataclass
@@ -63,9 +65,11 @@ class Classroom:
         return self._lower[layers]
 
     @cached_property
-    def soft(self) -> Tensor:
-        """The teacher's probabilities [pool, labels]."""
-        return self.logits.softmax(dim=-1)
+    def encoder(self) -> EncoderSide:
+        """What the whole encoder says of the pool: vectors, its last layer's states and attention."""
+        every = ("attention", "queries", "keys", "values")
+        terms = [HiddenStates(kind="hidden_mse", teacher=TOP), SelfAttention(parts=every, teacher=TOP)]
+        return EncoderSide(terms, self.pool)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def learn(
             hard[places],
             None,
             inputs_of(seen[:2], tokens=True),
+            room.encoder.among(of.places.tolist(), ()) if any(of_encoder(term) for term in terms) else None,
         )
         learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
         fit(

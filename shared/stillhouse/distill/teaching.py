@@ -6,6 +6,7 @@ encoder as it came: vectors of texts, hidden states and attention of its layers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,15 +42,20 @@ class Teaching:
         hard: Tensor,
         weights: Tensor | None,
         example: tuple[Tensor, ...],
+        encoder: EncoderSide | None = None,
     ) -> None:
         """`soft` [N, L] and `hard` int64 [N] of the N `texts`, `weights` [N] or None; `example`: inputs of any batch.
 
+        `encoder`: what it says of the same texts, where that is known already.
         Raises `ModelError` as `Recipe` does, or where a path names no module.
         """
         kept = len(module.transformer.encoder.layer) if isinstance(module, CutEncoder) else 0
         self.terms = tuple(_with_layers(term, kept) for term in terms)
         self.module, self.soft, self.hard, self.weights = module, soft, hard, weights
-        self.encoder = EncoderSide(self.terms, texts) if _needs_encoder(self.terms) else None
+        self.encoder = None
+        if any(of_encoder(term) for term in self.terms):
+            places = range(len(texts))
+            self.encoder = encoder.among(places, self.terms) if encoder else EncoderSide(self.terms, texts)
         with torch.no_grad():
             first = torch.arange(min(len(texts), 2))
             self.recipe = Recipe(
@@ -114,6 +120,14 @@ class EncoderSide:
             mask,
         )
 
+    def among(self, places: Sequence[int], terms: Sequence[AnyTerm]) -> EncoderSide:
+        """What is known of the texts at `places`, as far as `terms` need it, of what this one's terms needed."""
+        some = copy.copy(self)
+        some.paths, some.attention = paths_of(terms, "teacher")
+        some.ids = [self.ids[place] for place in places]
+        some.kept = {row: self.kept[place] for row, place in enumerate(places) if self.kept}
+        return some
+
     def _keep(self, places: Sequence[int]) -> None:
         captured, vectors, _ = self._read(places)
         for row, place in enumerate(places):
@@ -161,8 +175,9 @@ def _with_layers(term: AnyTerm, kept: int) -> AnyTerm:
     return term.model_copy(update={whose: path for whose, path in named.items() if getattr(term, whose) is None})
 
 
-def _needs_encoder(terms: Sequence[AnyTerm]) -> bool:
-    return any(isinstance(term, Feature | Relational | SimilarityPreserving | Contrastive) for term in terms)
+def of_encoder(term: AnyTerm) -> bool:
+    """Whether a term needs what the sentence encoder says of a text."""
+    return isinstance(term, Feature | Relational | SimilarityPreserving | Contrastive)
 
 
 def _mask(ids: Sequence[Tensor]) -> Tensor:
