@@ -39,8 +39,8 @@ class Checkpoints:
     run: str
 
     def save(self, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Keep the weights that are trained and the optimizer's state after `state.epoch`. Raises `OSError`."""
-        tensors = {f"weights.{name}": value.detach() for name, value in _trained(module).items()}
+        """Keep what training changes and the optimizer's state after `state.epoch`. Raises `OSError`."""
+        tensors = {f"weights.{name}": value.detach() for name, value in changing(module).items()}
         for place, entry in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         path = self.folder / _file(state.epoch)
@@ -90,11 +90,14 @@ def _file(epoch: int) -> str:
     return f"epoch-{epoch:04d}.safetensors"
 
 
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+def changing(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that learn, and what the module itself keeps (running means, memories of other batches), by name."""
+    kept = module.state_dict(keep_vars=True)
+    learning = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {**learning, **{name: value for name, value in module.named_buffers() if name in kept}}
 
 
 def _put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in _trained(module).items():
-            parameter.copy_(tensors[f"weights.{name}"])
+        for name, value in changing(module).items():
+            value.copy_(tensors[f"weights.{name}"])

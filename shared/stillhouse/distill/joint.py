@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from stillhouse.distill.calibration import calibrate
 from stillhouse.distill.cut_encoder import CutEncoder, padding_bias
 from stillhouse.distill.data import LabelledText, hard_targets
+from stillhouse.distill.fitting import torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.training import (
     Ids,
@@ -29,7 +30,6 @@ from stillhouse.distill.training import (
     hold_back,
     inputs_of,
     predict,
-    torch_set_up,
     train,
 )
 from stillhouse.models.features import Featuriser, prepare

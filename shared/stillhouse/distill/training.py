@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,17 +26,17 @@ from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.confidence import FEWEST_TEXTS
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
+from stillhouse.distill.fitting import PATIENCE, mixed, schedule, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
-from stillhouse.distill.objective import soft_target_loss
+from stillhouse.distill.response.soft_targets import soft_target_loss
+from stillhouse.distill.teaching import Teaching
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.tasks.students import StudentCandidate
 
 MAX_FEATURES: Final = 1024
-WARM_UP: Final = 0.1  # of all steps
 HEAD_RATE: Final = 10.0  # times the rate; CLINC150, 151 labels: agreement 0.934 with it, 0.923 without
-PATIENCE: Final = 3  # epochs without a better one
 # Part of a run's name: raise it when the same data and seed would give another student.
 RUN_VERSION: Final = 2
 MOST_STATES: Final = 1 << 30  # bytes kept of what never changes; longer texts are computed anew in each epoch
@@ -132,39 +131,49 @@ def train(
         rate = candidate.learning_rate or rate
         if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
+        taught: Teaching | None = None
+        learning: nn.Module = module
+        if candidate.distill:
+            prepared, example = [text.text for text in train], inputs_of(seen[:2], tokens)
+            taught = Teaching(candidate.distill, module, labels, prepared, soft, hard, weights, example)
+            learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
         # The encoder's head starts from nothing, so it has further to go than the layer below it.
         rates = {parameter: rate * (HEAD_RATE if tokens else 1.0) for parameter in module.head.parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [parameter], "lr": rates.get(parameter, rate)}
-            for parameter in module.parameters()
+            for parameter in learning.parameters()
             if parameter.requires_grad
         ]
         peaks: list[float] = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, labels, train, select, seed))
-        state = checkpoints.resume(module, optimizer)
+        state = checkpoints.resume(learning, optimizer)
         earlier, started = state.seconds, time.monotonic()
         steps = candidate.epochs * math.ceil(len(seen) / candidate.batch_size)
 
         while state.epoch < candidate.epochs and state.epoch - state.best_epoch < PATIENCE:
             epoch_started = time.monotonic()
             # Each epoch draws from a generator of its own, so a resumed run needs no generator's state.
-            torch.manual_seed(_mixed(seed, state.epoch))
-            module.train()
+            torch.manual_seed(mixed(seed, state.epoch))
+            learning.train()
             step, total = state.epoch * math.ceil(len(seen) / candidate.batch_size), 0.0
-            for batch in batches(seen, candidate.batch_size, _mixed(seed, state.epoch)):
+            for batch in batches(seen, candidate.batch_size, mixed(seed, state.epoch)):
                 step += 1
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = peak * _schedule(step, steps)
-                said = module(*inputs_of([seen[i] for i in batch], tokens))
-                loss = soft_target_loss(
-                    said[0] if tokens else said,
-                    soft[batch],
-                    hard[batch],
-                    candidate.temperature,
-                    alphas if isinstance(alphas, float) else alphas[batch],
-                    None if weights is None else weights[batch],
-                )
+                    group["lr"] = peak * schedule(step, steps)
+                inputs = inputs_of([seen[i] for i in batch], tokens)
+                if taught is not None:
+                    loss = taught.loss(batch, inputs)
+                else:
+                    said = module(*inputs)
+                    loss = soft_target_loss(
+                        said[0] if tokens else said,
+                        soft[batch],
+                        hard[batch],
+                        candidate.temperature,
+                        alphas if isinstance(alphas, float) else alphas[batch],
+                        None if weights is None else weights[batch],
+                    )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -178,7 +187,7 @@ def train(
             state.seconds = earlier + time.monotonic() - started
             if select_loss < state.best_loss:
                 state.best_epoch, state.best_loss = state.epoch, select_loss
-            checkpoints.save(state, module, optimizer)
+            checkpoints.save(state, learning, optimizer)
             on_progress(
                 Progress(
                     epoch=state.epoch,
@@ -186,13 +195,13 @@ def train(
                     train_loss=total / len(seen),
                     select_loss=select_loss,
                     select_agreement=float((scores.argmax(axis=1) == answers).mean()),
-                    learning_rate=rate * _schedule(step, steps),
+                    learning_rate=rate * schedule(step, steps),
                     texts_per_s=speed,
                     seconds=state.seconds,
                 )
             )
 
-        checkpoints.load_best(state, module)
+        checkpoints.load_best(state, learning)
         temperature, _ = calibrate(predict(module, shown, tokens), answers)
         middles = centroids(module, seen, hard.numpy(), len(labels)) if tokens else None
     return TrainedStudent(
@@ -288,14 +297,6 @@ def inputs_of(texts: Sequence[Ids], tokens: bool) -> tuple[Tensor, ...]:
     return (torch.from_numpy(padded), torch.from_numpy(mask)) if tokens else (torch.from_numpy(padded),)
 
 
-def _schedule(step: int, steps: int) -> float:
-    """Share of the learning rate at step 1 ... steps: linear warm-up, then half a cosine (1608.03983) to 0."""
-    warm = max(1, round(WARM_UP * steps))
-    if step <= warm:
-        return step / warm
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 def _run_name(
     candidate: StudentCandidate,
     labels: Sequence[str],
@@ -309,19 +310,3 @@ def _run_name(
     for texts in (train, select):
         digest.update(json.dumps([asdict(text) for text in texts]).encode())
     return digest.hexdigest()
-
-
-def _mixed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-@contextmanager
-def torch_set_up(threads: int) -> Iterator[None]:
-    """`threads` threads and a random generator of our own, both given back at the end."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(before)

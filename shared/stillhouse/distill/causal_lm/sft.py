@@ -47,8 +47,8 @@ from stillhouse.distill.causal_lm.scores import score
 from stillhouse.distill.causal_lm.teacher import LocalTeacher, teacher_digest
 from stillhouse.distill.causal_lm.workers import Workers, workers
 from stillhouse.distill.checkpoint import Checkpoints
+from stillhouse.distill.fitting import torch_set_up
 from stillhouse.distill.pruning.prune import prune
-from stillhouse.distill.training import torch_set_up
 from stillhouse.models.port import ModelError
 from stillhouse.tasks.students import LanguageModel
 
