@@ -60,7 +60,7 @@ def more_texts(
     shares /= shares.sum(axis=1, keepdims=True)
     answered = []
     for text, row in zip(made, shares, strict=True):
-        distribution = {labels[i]: float(row[i]) for i in np.flatnonzero(row >= SMALLEST)}
+        distribution = {labels[i]: float(row[i]) for i in np.flatnonzero(row >= SMALLEST).tolist()}
         answered.append(LabelledText(text, labels[int(row.argmax())], distribution))
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps([run, [[a.text, a.label, a.distribution] for a in answered]]), encoding="utf-8")

@@ -111,7 +111,8 @@ def _part(candidate: StudentCandidate, architecture: str) -> StudentCandidate:
     if architecture == "hashed_ngrams":
         changes: dict[str, object] = {"epochs": NGRAM_EPOCHS, "batch_size": 64, "learning_rate": None}
     else:
-        changes = {"learning_rate": candidate.learning_rate or ENCODER_RATE}
+        # Whole, because it shares its layers with the one that stays as it came.
+        changes = {"learning_rate": candidate.learning_rate or ENCODER_RATE, "width": 1.0}
     return candidate.model_copy(update={"architecture": architecture, **changes})
 
 

@@ -21,6 +21,7 @@ class KnownRows(nn.Module):
     """
 
     places: Tensor
+    table: nn.Module  # `export` puts a table of int8 in its place
 
     def __init__(self, seen: Sequence[NDArray[np.int64]], vectors: Tensor, buckets: int = 0) -> None:
         """`seen`: the ids of every training text, each int64 [n], in [0, vocabulary + buckets); `vectors` float32
@@ -43,18 +44,25 @@ class KnownRows(nn.Module):
         table = nn.Embedding(len(known), dim, padding_idx=0)
         with torch.no_grad():
             table.weight.copy_(start)
-        self.table: nn.Module = table  # `export` puts a table of int8 in its place
+        self.table = table
         self._others: Tensor | None = vectors[torch.from_numpy(others)].clone()
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors float32 [B, n, dim] of `ids` int64 [B, n]."""
         rows = nn.functional.embedding(ids, self.places).squeeze(-1)
         if self.training or self._others is None:
-            return self.table(rows)  # type: ignore[no-any-return]
-        return nn.functional.embedding(rows, torch.cat([self.table.weight, self._others]))  # type: ignore[list-item]
+            found: Tensor = self.table(rows)
+            return found
+        return nn.functional.embedding(rows, self._whole(self._others))
 
     def settle(self) -> None:
         """Nothing learns any more: one table of all rows, as it serves."""
         if self._others is not None:
-            whole = torch.cat([self.table.weight.detach(), self._others])  # type: ignore[list-item]
-            self.table, self._others = nn.Embedding.from_pretrained(whole, freeze=True, padding_idx=0), None
+            whole = self._whole(self._others)
+            table = nn.Embedding(len(whole), whole.shape[1], padding_idx=0).requires_grad_(False)
+            table.weight.copy_(whole)
+            self.table, self._others = table, None
+
+    def _whole(self, others: Tensor) -> Tensor:
+        assert isinstance(self.table, nn.Embedding)
+        return torch.cat([self.table.weight.detach(), others])

@@ -1,10 +1,10 @@
-"""Static embeddings, distilled from the sentence encoder: one vector a token, a mean, a head. No attention at all.
+"""Static embeddings, distilled from the sentence encoder: one vector a token, a sum, a head. No attention at all.
 
-The vectors start as the encoder's own for each token alone, reduced by principal components and weighted by how rare
-the token is (smooth inverse frequency, Arora, Liang & Ma, "A simple but tough-to-beat baseline for sentence
-embeddings", ICLR 2017), as Model2Vec makes them (Tulkens & van Dongen, 2024). Other than there, they go on learning:
-vectors, n-grams and head together on the teacher's soft answers. A token that no training text has keeps the vector
-that it started with, which is why static embeddings know more words than hashed n-grams do.
+The vectors start as the encoder's own of each token, reduced by principal components and weighted by how rare the token
+is (smooth inverse frequency, Arora, Liang & Ma, "A simple but tough-to-beat baseline for sentence embeddings", ICLR
+2017), as Model2Vec makes them (Tulkens & van Dongen, 2024), who send each token through all layers first. Other than
+there, they go on learning: vectors, n-grams and head together on the teacher's soft answers. A token that no training
+text has keeps the vector that it started with, which is why static embeddings know more words than hashed n-grams do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from stillhouse.distill.known_rows import KnownRows
 
 SIF: Final = 1e-4  # `a` of a / (a + p)
 SCALE: Final = 0.3  # standard deviation of a starting vector's elements
-AT_ONCE: Final = 1024  # tokens
 
 
 class StaticEmbeddings(nn.Module):
@@ -68,30 +67,16 @@ class StaticEmbeddings(nn.Module):
 
 
 def token_vectors(dim: int) -> Tensor:
-    """The sentence encoder's vector of every token of its vocabulary, float32 [vocabulary, dim]; row 0 is padding, 0.
+    """The sentence encoder's own vector of every token of its vocabulary, float32 [vocabulary, dim]; row 0 is 0.
 
-    Each token alone, between the encoder's marks of beginning and end: the mean of the last states, centred, reduced to
-    the first `dim` principal components and weighted by a / (a + p), where p follows Zipf's law, because the vocabulary
-    is sorted by frequency. Some 40 CPU seconds. Raises `ModelError` where the encoder is not installed.
+    Its input vectors, reduced to the first `dim` principal components and weighted by a / (a + p), where p follows
+    Zipf's law, because the vocabulary is sorted by frequency. Raises `ModelError` where the encoder is not installed.
     """
     # Here and not above: transformers takes seconds to import.
     from stillhouse.distill.cut_encoder import load_transformer
 
-    transformer = load_transformer()
-    count = int(transformer.config.vocab_size)
-    found = torch.empty(count, int(transformer.config.hidden_size))
-    begin, end = BEGIN_AND_END
-    transformer.eval()
-    with torch.no_grad():
-        for start in range(0, count, AT_ONCE):
-            ids = torch.arange(start, min(count, start + AT_ONCE))
-            alone = torch.stack([torch.full_like(ids, begin), ids, torch.full_like(ids, end)], dim=1)
-            states = transformer(input_ids=alone, attention_mask=torch.ones_like(alone)).last_hidden_state
-            found[start : start + len(ids)] = states.mean(dim=1)
-    return weighted(components(found, dim))
-
-
-BEGIN_AND_END: Final = (101, 102)  # [CLS] and [SEP] of the encoder's vocabulary
+    table: Tensor = load_transformer().embeddings.word_embeddings.weight.detach()
+    return weighted(components(table, dim))
 
 
 def components(vectors: Tensor, dim: int) -> Tensor:
@@ -107,7 +92,8 @@ def components(vectors: Tensor, dim: int) -> Tensor:
     kept = directions[:, values.argsort(descending=True)[:dim]]
     # A direction and its opposite are the same component: the largest element decides the sign.
     signs = kept.gather(0, kept.abs().argmax(dim=0, keepdim=True)).sign()
-    return (centred @ (kept * signs)).float()
+    reduced: Tensor = (centred @ (kept * signs)).float()
+    return reduced
 
 
 def weighted(vectors: Tensor, a: float = SIF) -> Tensor:

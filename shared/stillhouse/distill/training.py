@@ -32,17 +32,17 @@ from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.objective import soft_target_loss
 from stillhouse.distill.static_embeddings import StaticEmbeddings, token_vectors
 from stillhouse.distill.text_cnn import TextCnn
+from stillhouse.distill.width_pruning import narrow
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, Inputs, StudentSpec, prepare
 from stillhouse.models.port import ModelError
-from stillhouse.tasks.students import StudentCandidate
+from stillhouse.tasks.students import STATIC, StudentCandidate
 
 MAX_FEATURES: Final = 1024
 HEAD_RATE: Final = 10.0  # times the rate; CLINC150, 151 labels: agreement 0.934 with it, 0.923 without
 # Part of a run's name: raise it when the same data and seed would give another student.
 RUN_VERSION: Final = 2
 DROPOUT: Final = 0.1  # before the head of what reads static vectors
-STATIC: Final = ("static_embeddings", "text_cnn", "static_ngrams")
 _INPUTS: Final[dict[str, tuple[Inputs, int]]] = {  # and the most of them: features, or tokens
     "hashed_ngrams": ("hashed_ngrams", MAX_FEATURES),
     "static_embeddings": ("token_ids", 512),
@@ -102,10 +102,12 @@ def train(
     checkpoint_dir: Path,
     seed: int,
     threads: int = 1,
+    made: Sequence[LabelledText] | None = None,
 ) -> TrainedStudent:
     """Train `candidate` on `train`, choosing the epoch and the temperature on `select`.
 
-    Where there are enough, every third of `select` is held back for the confidence, and chooses nothing.
+    Where there are enough, every third of `select` is held back for the confidence, and chooses nothing. `made`: what
+    `assistant.more_texts` gave for these texts, where it is at hand; else it is made, if the candidate wants it.
     `checkpoint_dir` must exist; a run with the same arguments that was stopped there goes on where it was. Raises
     `ModelError`, `OSError`, and torch's errors of memory as they are.
     """
@@ -117,9 +119,10 @@ def train(
     tokens = spec.has_vectors
     tokenizer = None if spec.inputs == "hashed_ngrams" else encoder_source() / TOKENIZER_FILE
     if candidate.synthetic and candidate.architecture in STATIC:
-        run = _run_name(candidate, labels, train, select, seed)
-        with torch_set_up(threads):
-            made = more_texts(train, select, labels, candidate.synthetic, seed=seed, folder=checkpoint_dir, run=run)
+        if made is None:
+            run = _run_name(candidate, labels, train, select, seed)
+            with torch_set_up(threads):
+                made = more_texts(train, select, labels, candidate.synthetic, seed=seed, folder=checkpoint_dir, run=run)
         train = [*train, *made]
     featuriser = Featuriser(spec, tokenizer)
     seen: list[Ids] = [featuriser.ids(prepare(text.text)) for text in train]
@@ -237,7 +240,9 @@ def _module_of(
     if candidate.architecture == "hashed_ngrams":
         return HashedNgrams(seen, candidate.buckets, candidate.dim, labels, hidden), 1e-2, 0.0
     if candidate.architecture == "cut_encoder":
-        return CutEncoder(candidate.layers, labels, hidden), 1e-3, 0.01
+        encoder = CutEncoder(candidate.layers, labels, hidden)
+        narrow(encoder, seen, candidate.width)
+        return encoder, 1e-3, 0.01
     vectors = token_vectors(candidate.dim)
     if candidate.architecture == "text_cnn":
         return TextCnn(seen, vectors, labels, filters=candidate.filters, hidden=hidden, dropout=DROPOUT), 3e-3, 0.0

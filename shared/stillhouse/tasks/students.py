@@ -9,6 +9,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from stillhouse.tasks.section import Section
 
 Architecture = Literal["hashed_ngrams", "static_embeddings", "text_cnn", "static_ngrams", "cut_encoder", "joint"]
+STATIC: Final = ("static_embeddings", "text_cnn", "static_ngrams")  # read static vectors of the sentence encoder
+WIDEST_STATIC: Final = 384  # dimensions of the sentence encoder, whose components static vectors are
 # What was measured to work on some thousand short texts; a task file's own values come first.
 _DEFAULTS: Final[dict[str, dict[str, int]]] = {
     "hashed_ngrams": {"dim": 128, "epochs": 12, "batch_size": 64},
@@ -66,6 +68,12 @@ class StudentCandidate(Section):
         if not isinstance(fields, dict):
             return fields
         return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
+
+    @model_validator(mode="after")
+    def _no_wider_than_the_encoder(self) -> StudentCandidate:
+        if self.architecture in STATIC and self.dim > WIDEST_STATIC:
+            raise ValueError(f"dim of {self.architecture} is at most {WIDEST_STATIC}, the sentence encoder's width")
+        return self
 
 
 class LanguageModel(Section):
