@@ -46,7 +46,10 @@ _LONGEST_KEPT: Final = 32  # characters; what is longer is seldom a word, and se
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """Which n-grams are hashed: word n-grams and character n-grams inside words, both ends included."""
+    """Which n-grams are hashed: word n-grams and character n-grams inside words, both ends included.
+
+    A range from 1 to 0 has none.
+    """
 
     word: tuple[int, int] = (1, 2)
     char: tuple[int, int] = (3, 5)
@@ -135,7 +138,7 @@ def hashed_features(
             ids[crc32(" ".join(words[i : i + n]).encode(), hash_seed) % span + 1] = None
         if len(ids) >= max_features:
             break
-    for word in dict.fromkeys(words):
+    for word in dict.fromkeys(words) if ngram.char[1] else ():
         if len(ids) >= max_features:
             break
         of = _of_characters if len(word) <= _LONGEST_KEPT else _of_characters.__wrapped__
@@ -197,7 +200,7 @@ class Featuriser:
         if self._spec.inputs == "token_ids":
             return tokens
         features = self._features(prepared, self._spec.max_features)
-        return np.concatenate([tokens, np.where(features == PADDING, PADDING, features + self.vocabulary)])
+        return np.concatenate((tokens, features + self.vocabulary if features[0] != PADDING else features))
 
     def inputs(self, prepared: str) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs by name, each int64 [1, n]."""

@@ -18,7 +18,7 @@ class StaticEncoder(nn.Module):
     """The mean of static vectors of tokens, which start as `token_vectors` are, mapped to the teacher's width."""
 
     def __init__(self, seen: Sequence[NDArray[np.int64]], dim: int, width: int) -> None:
-        """`seen`: the token ids of every training text, each int64 [n]; `dim` of static vectors, `width` of the teacher.
+        """`seen`: the token ids of every training text, each int64 [n]; `width` is the teacher's.
 
         Raises `ModelError` where the encoder is not installed.
         """
@@ -47,7 +47,7 @@ class CutSentences(nn.Module):
         self.encoder.head.requires_grad_(False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Sentence vectors of length 1, float32 [B, width], of token ids int64 [B, n] or what `CutEncoder.lower` gave."""
+        """Sentence vectors of length 1, float32 [B, width], of token ids int64 [B, n] or `CutEncoder.lower`'s."""
         return functional.normalize(self.encoder(input_ids, attention_mask)[1], dim=-1)
 
     def settle(self) -> None:
