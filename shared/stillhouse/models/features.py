@@ -4,6 +4,8 @@ A student is described by `StudentSpec` (its `student.json`); `Featuriser` turns
 graph takes. Graph contract, batch first, batch always 1 in serving:
 
 - `inputs = "hashed_ngrams"`: `features` int64 [1, n], ids in [1, buckets), 0 is padding and embeds to nothing;
+- `inputs = "token_ids"`: `features` int64 [1, n], token ids without marks of beginning and end, 0 is padding;
+- `inputs = "static_ngrams"`: `features` int64 [1, n], token ids, then the vocabulary's size added to hashed n-grams;
 - `inputs = "tokens"`: `input_ids` int64 [1, n] and `attention_mask` int64 [1, n];
 - `inputs = "joint"`: the three of both;
 - output: `logits` float32 [1, labels], and with tokens `pooled` float32 [1, width], the sentence vector.
@@ -16,8 +18,9 @@ import re
 import unicodedata
 import zlib
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +37,19 @@ TOKENIZER_FILE = "tokenizer.json"
 CENTROIDS_FILE = "centroids.npy"
 PADDING = 0
 
+Inputs = Literal["hashed_ngrams", "token_ids", "static_ngrams", "tokens", "joint"]
+
 _WORDS = re.compile(r"\w+|[^\w\s]")
+_WORDS_KEPT: Final = 1 << 13  # whose character n-grams are remembered: most words of any traffic, some 15 MB
+_LONGEST_KEPT: Final = 32  # characters; what is longer is seldom a word, and seldom comes again
 
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """Which n-grams are hashed: word n-grams and character n-grams inside words, both ends included."""
+    """Which n-grams are hashed: word n-grams and character n-grams inside words, both ends included.
+
+    A range from 1 to 0 has none.
+    """
 
     word: tuple[int, int] = (1, 2)
     char: tuple[int, int] = (3, 5)
@@ -57,7 +67,7 @@ class StudentSpec:
     student_id: str
     architecture: str
     labels: tuple[str, ...]
-    inputs: Literal["hashed_ngrams", "tokens", "joint"]
+    inputs: Inputs
     temperature: float = 1.0
     max_length: int = 128
     max_features: int = 1024
@@ -93,9 +103,14 @@ class StudentSpec:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: not a usable student description ({error!r}); train the student anew.") from None
-        if spec.inputs not in ("hashed_ngrams", "tokens", "joint") or spec.temperature <= 0 or len(spec.labels) < 2:
+        if spec.inputs not in get_args(Inputs) or spec.temperature <= 0 or len(spec.labels) < 2:
             raise ModelError(f"{path}: inputs, temperature or labels are out of range; train the student anew.")
         return spec
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the graph gives a sentence vector beside the logits."""
+        return self.inputs in ("tokens", "joint")
 
 
 def prepare(text: str) -> str:
@@ -123,17 +138,26 @@ def hashed_features(
             ids[crc32(" ".join(words[i : i + n]).encode(), hash_seed) % span + 1] = None
         if len(ids) >= max_features:
             break
-    for word in dict.fromkeys(words):
+    for word in dict.fromkeys(words) if ngram.char[1] else ():
         if len(ids) >= max_features:
             break
-        marked = f"<{word}>"
-        for n in range(ngram.char[0], ngram.char[1] + 1):
-            for i in range(len(marked) - n + 1):
-                # The prefix keeps character n-grams apart from words that are spelled the same.
-                ids[crc32(f"#{marked[i : i + n]}".encode(), hash_seed) % span + 1] = None
+        of = _of_characters if len(word) <= _LONGEST_KEPT else _of_characters.__wrapped__
+        ids.update(of(word, span, hash_seed, ngram.char))
     if not ids:
         return np.array([PADDING], dtype=np.int64)
     return np.fromiter(ids, dtype=np.int64, count=len(ids))[:max_features]
+
+
+@lru_cache(maxsize=_WORDS_KEPT)
+def _of_characters(word: str, span: int, hash_seed: int, lengths: tuple[int, int]) -> dict[int, None]:
+    """The ids of a word's character n-grams, in order. Words come again and again, so they are remembered."""
+    marked = f"<{word}>"
+    # The prefix keeps character n-grams apart from words that are spelled the same.
+    return {
+        zlib.crc32(f"#{marked[i : i + n]}".encode(), hash_seed) % span + 1: None
+        for n in range(lengths[0], lengths[1] + 1)
+        for i in range(len(marked) - n + 1)
+    }
 
 
 def load_tokenizer(path: Path, max_length: int) -> Tokenizer:
@@ -153,24 +177,35 @@ class Featuriser:
     """Turns one text into the inputs of a student's ONNX graph."""
 
     def __init__(self, spec: StudentSpec, tokenizer_path: Path | None = None) -> None:
-        """`tokenizer_path` is needed where `spec.inputs` is `tokens`. Raises `ModelError`."""
+        """`tokenizer_path` is needed for all `spec.inputs` but `hashed_ngrams`. Raises `ModelError`."""
         self._spec = spec
         self._tokenizer: Tokenizer | None = None
+        self.vocabulary = 0
         if spec.inputs != "hashed_ngrams":
             if tokenizer_path is None:
                 raise ModelError(f"Student {spec.student_id} reads tokens but has no {TOKENIZER_FILE}; train it anew.")
             self._tokenizer = load_tokenizer(tokenizer_path, spec.max_length)
+            self.vocabulary = self._tokenizer.get_vocab_size()
 
     def ids(self, prepared: str) -> NDArray[np.int64]:
-        """Token ids, or feature ids where there are no tokens, int64 [n], of a text that `prepare` has been through."""
-        if self._tokenizer is not None:
+        """Token ids, or feature ids where there are no tokens, int64 [n], of a text that `prepare` has been through.
+
+        With `static_ngrams` both, as the graph takes them.
+        """
+        if self._tokenizer is None:
+            return self._features(prepared, self._spec.max_length)
+        if self._spec.has_vectors:
             return np.array(self._tokenizer.encode(prepared).ids, dtype=np.int64)
-        return self._features(prepared, self._spec.max_length)
+        tokens = np.array(self._tokenizer.encode(prepared, add_special_tokens=False).ids or [PADDING], dtype=np.int64)
+        if self._spec.inputs == "token_ids":
+            return tokens
+        features = self._features(prepared, self._spec.max_features)
+        return np.concatenate((tokens, features + self.vocabulary if features[0] != PADDING else features))
 
     def inputs(self, prepared: str) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs by name, each int64 [1, n]."""
         ids = self.ids(prepared)[np.newaxis, :]
-        if self._tokenizer is None:
+        if not self._spec.has_vectors:
             return {"features": ids}
         tokens = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         if self._spec.inputs == "tokens":
