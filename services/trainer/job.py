@@ -28,7 +28,7 @@ from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
 from stillhouse.quality.corrections import suspect_labels
 from stillhouse.store import Store
-from stillhouse.tasks import LanguageModel, StudentCandidate, Task
+from stillhouse.tasks import LanguageModel, RerankerStudent, StudentCandidate, Task
 from stillhouse.tasks.golden import read_golden
 
 JOB_FILE: Final = "job.json"
@@ -80,6 +80,12 @@ def _train(folder: Path) -> None:
         from services.trainer.writing import make_writer
 
         artefact, export = make_writer(folder, task, candidate, student_id, target, train, select, home, curves, report)
+    elif isinstance(candidate, RerankerStudent):
+        from services.trainer.reranking import make_reranker
+
+        artefact, export = make_reranker(
+            folder, task, candidate, student_id, target, train, select, home, curves, report
+        )
     else:
         artefact, export = _make(folder, task, candidate, student_id, target, train, select, curves, report)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.request import ChatRequest
+from stillhouse.models.rerank_student import OnnxReranker, is_reranker
 from stillhouse.models.student import OnnxStudent
 
 Row = Mapping[str, Any]  # of the store, with `input` and `input_type`
@@ -30,8 +31,8 @@ class Judged(Protocol):
         ...
 
 
-class Classifier:
-    """A student that classifies."""
+class Local:
+    """A student that classifies or reranks, in this process. Of a bi-encoder nothing is kept: every list costs all."""
 
     tolerance = 1e-3
     may_differ = 0.0
@@ -39,7 +40,7 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         """Loads the artefact. Raises `ModelError`."""
-        self._model = OnnxStudent(folder)
+        self._model = OnnxReranker(folder, keep=0) if is_reranker(folder) else OnnxStudent(folder)
 
     def answer(self, rows: Sequence[Row]) -> tuple[list[tuple[str, float]], float]:
         """One after the other, as it serves."""
@@ -74,4 +75,4 @@ class Writer:
 
 def judged(architecture: str, folder: Path, home: Path) -> Judged:
     """The student in the verified artefact `folder`. Raises `ModelError`."""
-    return Writer(folder, home) if architecture == ARCHITECTURE else Classifier(folder)
+    return Writer(folder, home) if architecture == ARCHITECTURE else Local(folder)

@@ -12,7 +12,7 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "tuning", "serving", "bus", "edge", "loop", "recovery")
+ORDER = ("cascade", "gate", "drift", "student", "rerank", "tuning", "serving", "bus", "edge", "loop", "recovery")
 TITLES = {"edge": "bus: the edge"}
 
 QUESTIONS = {
@@ -20,6 +20,7 @@ QUESTIONS = {
     "gate": "How many teacher calls does a verdict cost, and how often is it wrong?",
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
+    "rerank": "How well and how fast does each student rank, beside the cross-encoder that taught it and beside BM25?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",
@@ -61,10 +62,11 @@ FOOT = """## Running them again
 
 ```
 make bench                                    # gate, drift, student and bus, then this page
-make bench NAME=recovery                      # or cascade, tuning, serving, edge, loop
+make bench NAME=recovery                      # or cascade, rerank, tuning, serving, edge, loop
 make bench NAME=gate QUICK=1                  # smaller samples; the result goes to .stillhouse/bench/quick/
 make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label,
-                                              # for tuning and serving with input and output
+                                              # for tuning and serving with input and output, for rerank
+                                              # with query_id, query, doc_id, doc and relevance
 make bench NAME=loop REPORT=FILE              # from the report.json of a demo that was played before
 ```
 

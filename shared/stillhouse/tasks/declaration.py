@@ -10,12 +10,14 @@ from pydantic import Field, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
+from stillhouse.tasks.comparators.settings import Own, Ranking
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
+from stillhouse.tasks.rerankers import RerankerStudent
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Name, Section
 from stillhouse.tasks.students import AnyStudent, LanguageModel, StudentCandidate
-from stillhouse.tasks.teachers import AnyTeacher, Teacher
+from stillhouse.tasks.teachers import AnyTeacher, CrossEncoder, RerankEndpoint, Teacher
 from stillhouse.tasks.watching import Audit, Drift
 
 
@@ -24,8 +26,10 @@ class Task(Section):
 
     name: Name
     tenant: Name = "default"
-    kind: Literal["classify", "generate"] = Field(
-        default="classify", description="`classify`: one of the labels. `generate`: what a chat model writes."
+    kind: Literal["classify", "generate", "rerank"] = Field(
+        default="classify",
+        description="`classify`: one of the labels. `generate`: what a chat model writes. `rerank`: the order of "
+        "documents for a query.",
     )
     description: str = ""
     criticality: Literal["normal", "high"] = "normal"
@@ -37,7 +41,7 @@ class Task(Section):
         default=None, description="generate: JSON Schema of the answers; students are held to it while they write."
     )
     students: tuple[AnyStudent, ...] = Field(
-        default=(), description="classify: at least one. generate: none, and the teacher answers everything; or some."
+        default=(), description="classify: at least one. Others: none, and the teacher answers everything; or some."
     )
     gate: Gate = Gate()
     cascade: Cascade = Cascade()
@@ -99,14 +103,23 @@ class Task(Section):
             if not self.students:
                 raise ValueError("a task that classifies needs at least one [[student]]")
             if not isinstance(self.teacher, Teacher):
-                raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
+                raise ValueError(
+                    f"a teacher of kind {self.teacher.kind!r} does not classify; give it a task of its own kind"
+                )
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
-        elif self.labels or isinstance(self.teacher, Teacher):
+        elif self.kind == "rerank":
+            if self.labels or not isinstance(self.teacher, CrossEncoder | RerankEndpoint):
+                raise ValueError(
+                    "a task that reranks has no labels, and a teacher of kind cross_encoder or rerank_endpoint"
+                )
+            if not isinstance(self.gate.comparator, Ranking | Own):
+                raise ValueError("a task that reranks needs a [gate.comparator] of kind ranking or callable")
+        elif self.labels or isinstance(self.teacher, Teacher | CrossEncoder | RerankEndpoint):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
-        wanted = StudentCandidate if self.kind == "classify" else LanguageModel
+        wanted = {"classify": StudentCandidate, "generate": LanguageModel, "rerank": RerankerStudent}[self.kind]
         for candidate in self.students:
             if not isinstance(candidate, wanted):
                 raise ValueError(f"a student of architecture {candidate.architecture} is not for kind {self.kind}")
