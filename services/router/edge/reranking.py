@@ -1,7 +1,7 @@
 """`POST /v1/rerank`, in the shape that rerank APIs share (Cohere, Jina, vLLM).
 
 `{"model", "query", "documents", "top_n", "return_documents"}` is answered `{"id", "model", "results": [{"index",
-"relevance_score", "document"}], "usage"}`. All documents are ranked and recorded; `top_n` only shortens what is shown.
+"relevance_score", "document"}]}`. All documents are ranked and recorded; `top_n` only shortens what is shown.
 """
 
 from __future__ import annotations
@@ -134,13 +134,7 @@ def _results(completed: InferenceCompleted, asked: RerankRequest, body: _Body) -
         if body.return_documents:
             result["document"] = {"text": asked.documents[place]}
         results.append(result)
-    return {
-        "id": completed.request_id,
-        "object": "rerank",
-        "model": body.model,
-        "results": results,
-        "usage": {"total_tokens": answer.input_tokens if answer is not None else 0},
-    }
+    return {"id": completed.request_id, "object": "rerank", "model": body.model, "results": results}
 
 
 def _body_of(said: bytes) -> _Body:

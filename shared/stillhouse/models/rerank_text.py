@@ -134,7 +134,7 @@ class Lexicon:
         """At most about `most` words of the document: its first sentence, and those that share most with the query.
 
         Sentences keep their order. They are taken by the idf of the query's words that they have; ties go to the
-        earlier one.
+        earlier one. Where the last one taken does not fit, the passage is cut off at its end.
         """
         read = document if isinstance(document, Read) else Read.of(document)
         sizes = [sentence.count(" ") + 1 for sentence in read.sentences]

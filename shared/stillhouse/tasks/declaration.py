@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,8 @@ from stillhouse.tasks.section import Name, Section
 from stillhouse.tasks.students import AnyStudent, LanguageModel, StudentCandidate
 from stillhouse.tasks.teachers import AnyTeacher, CrossEncoder, RerankEndpoint, Teacher
 from stillhouse.tasks.watching import Audit, Drift
+
+RANKS: Final = (CrossEncoder, RerankEndpoint)
 
 
 class Task(Section):
@@ -103,19 +105,18 @@ class Task(Section):
             if not self.students:
                 raise ValueError("a task that classifies needs at least one [[student]]")
             if not isinstance(self.teacher, Teacher):
-                raise ValueError(
-                    f"a teacher of kind {self.teacher.kind!r} does not classify; give it a task of its own kind"
-                )
+                does, kind = ("ranks", "rerank") if isinstance(self.teacher, RANKS) else ("writes", "generate")
+                raise ValueError(f"a teacher of kind {self.teacher.kind!r} {does}; give it a task of kind {kind}")
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
         elif self.kind == "rerank":
-            if self.labels or not isinstance(self.teacher, CrossEncoder | RerankEndpoint):
+            if self.labels or not isinstance(self.teacher, RANKS):
                 raise ValueError(
                     "a task that reranks has no labels, and a teacher of kind cross_encoder or rerank_endpoint"
                 )
             if not isinstance(self.gate.comparator, Ranking | Own):
                 raise ValueError("a task that reranks needs a [gate.comparator] of kind ranking or callable")
-        elif self.labels or isinstance(self.teacher, Teacher | CrossEncoder | RerankEndpoint):
+        elif self.labels or isinstance(self.teacher, (Teacher, *RANKS)):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
