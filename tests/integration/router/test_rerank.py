@@ -1,4 +1,4 @@
-"""Lists to rank on their way through the router and its edge: real broker, real ONNX, teacher and student in workers."""
+"""Lists to rank on their way through router and edge: real broker, real ONNX, models in workers."""
 
 from __future__ import annotations
 

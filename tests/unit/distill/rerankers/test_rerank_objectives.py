@@ -1,4 +1,4 @@
-"""The objectives of rerankers against closed forms written out in numpy, their gradients, shapes, and that they teach."""
+"""The objectives of rerankers against closed forms in numpy, their gradients, shapes, and that they teach."""
 
 from __future__ import annotations
 
