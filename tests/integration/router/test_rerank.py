@@ -14,7 +14,7 @@ import pytest
 from services.router.app import build_app
 from services.router.settings import RouterSettings
 from stillhouse.bus.service import running
-from stillhouse.client import Client
+from stillhouse.client import Client, RequestFailed
 from stillhouse.embedded.ports import free_port
 from stillhouse.events import DatasetRef, GatePassed, InferenceAudited, InferenceRequested, RouteChanged, StudentTrained
 from stillhouse.models.artefact import folder_of
@@ -100,6 +100,8 @@ async def test_the_teacher_ranks_what_comes_by_topic_and_by_http(settings) -> No
         completed = await answer(client, asked(SURE))
         assert (completed.output, completed.served_by, completed.input_type) == ("[0,2,1]", "teacher", "rerank")
         assert completed.teacher.model.startswith("cross-encoder-")
+        again = await client.rerank(task="ranks", query="apple", documents=SURE, timeout=30)
+        assert (again.output, again.input) == (completed.output, completed.input)
         assert completed.teacher.distribution["0"] > 0.9 > 0.1 > completed.teacher.distribution["1"]
 
         said = await http.post("/v1/rerank", json=BODY | {"top_n": 2, "return_documents": True})
@@ -117,6 +119,10 @@ async def test_the_teacher_ranks_what_comes_by_topic_and_by_http(settings) -> No
 
 async def test_what_cannot_be_ranked_gets_one_sentence(settings) -> None:
     async with parts(settings) as (_, client, http):
+        with pytest.raises(RequestFailed, match="takes 2,000"):
+            await client.rerank(task="ranks", query="apple", documents=["word " * 500], timeout=30)
+        with pytest.raises(ValueError, match="documents"):
+            await client.rerank(task="ranks", query="apple", documents=[])
         for request, says in (
             (asked(SURE, "text"), "ranks documents; send their JSON as `input`"),
             (asked(SURE).model_copy(update={"input": "hello"}), "no request to rank documents"),

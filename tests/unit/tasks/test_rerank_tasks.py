@@ -73,7 +73,7 @@ def test_the_teacher_may_be_an_endpoint_and_students_may_be_none(tmp_path) -> No
         ("layers = 2", "layers = 1", "learn_layers = 2 is more than the 1 layers"),
         ('objective = "margin_mse"', 'objective = "magic"', "student.0.objective"),
         ('kind = "rerank"', 'kind = "generate"', "teacher that writes"),
-        ('kind = "rerank"', 'kind = "classify"\nlabels = ["a", "b"]', "does not classify"),
+        ('kind = "rerank"', 'kind = "classify"\nlabels = ["a", "b"]', "a teacher of kind .cross_encoder. ranks"),
     ],
 )
 def test_what_does_not_fit_gets_one_sentence(tmp_path, old, new, says) -> None:
