@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from services.validator.cases import Costs, Facts, Outcome, finite_exp
+from services.validator.ranking import ranking_condition
 from stillhouse.economics import pays
 from stillhouse.events import Condition
 from stillhouse.quality.calibration_error import calibration_error
@@ -16,7 +17,17 @@ from stillhouse.quality.eprocess import AgreementTest
 from stillhouse.quality.forecast import fewest
 from stillhouse.quality.slices import SliceFinding, judge_differences, judge_slices
 from stillhouse.tasks import Task
-from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF, Calibration, Cost, Memory, Recall, Size, Slice
+from stillhouse.tasks.conditions import (
+    RECALL_GAINED,
+    RECALL_OF,
+    Calibration,
+    Cost,
+    Memory,
+    RankingQuality,
+    Recall,
+    Size,
+    Slice,
+)
 
 SHARE_OF_A_LABEL = 0.01  # of the cases: labels that the task does not name are judged from here on
 
@@ -46,6 +57,8 @@ def conditions_of(
                 found.append(_cost(wanted, task, coverage, costs))
             case Calibration():
                 found.append(_calibration(wanted, cases, alpha))
+            case RankingQuality():
+                found.append(ranking_condition(wanted, threshold, cases, alpha))
             case Size():
                 found.append(_at_most("size", facts.artefact_bytes / 1e6, wanted.ceiling, "MB of the artefact's files"))
             case Memory() if facts.memory_bytes is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from stillhouse.tasks.comparators.settings import Ranking
 from stillhouse.tasks.section import Section
 
 # How the names of a label's conditions begin; the label follows. The trainer's remedies go by them.
@@ -61,6 +62,19 @@ class Calibration(Section):
     bins: int = Field(default=10, ge=2, le=20)
 
 
+class RankingQuality(Section):
+    """Of a task that reranks: the mean score of what clients get against the teacher's order, over all requests."""
+
+    kind: Literal["ranking"]
+    metric: Literal["ndcg", "kendall", "mrr"] = "ndcg"
+    k: int | None = Field(default=10, ge=1, description="ndcg: only the first k places; None: all.")
+    floor: float = Field(default=0.97, gt=0, lt=1, description="Least mean score; what is escalated scores 1.")
+
+    def comparator(self) -> Ranking:
+        """The comparator that scores one case."""
+        return Ranking(kind="ranking", metric=self.metric, k=self.k)
+
+
 class Latency(Section):
     """In shadow: at least 99 % of requests answered in time, decided with error control instead of estimated."""
 
@@ -83,6 +97,6 @@ class Memory(Section):
 
 
 GateCondition = Annotated[
-    Recall | Slice | Cost | Calibration | Latency | Size | Memory,
+    Recall | Slice | Cost | Calibration | RankingQuality | Latency | Size | Memory,
     Field(discriminator="kind"),
 ]

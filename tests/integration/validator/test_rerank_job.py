@@ -42,7 +42,7 @@ def test_a_student_that_swaps_neighbours_agrees_and_one_that_turns_the_order_rou
             "students": ({"architecture": "cross_encoder"},),
             "gate": {
                 "comparator": {"kind": "ranking", "metric": "ndcg", "k": 3, "at_least": 0.8},
-                "condition": ({"kind": "memory", "ceiling": 1000},),
+                "condition": ({"kind": "memory", "ceiling": 1000}, {"kind": "ranking", "k": 3, "floor": 0.9}),
             },
         }
     )
@@ -51,7 +51,7 @@ def test_a_student_that_swaps_neighbours_agrees_and_one_that_turns_the_order_rou
     assert near["judgement"]["verdict"] == "passed", near["judgement"]
     assert near["metrics"]["raw_agreement"] > 0.97
     names = {one["name"] for one in near["judgement"]["conditions"]}
-    assert {"agreement", "coverage", "pays", "memory"} <= names
+    assert {"agreement", "coverage", "pays", "memory", "ndcg@3"} <= names
     far = judged(tmp_path / "far", task, teacher, {word: -weight for word, weight in WEIGHTS.items()})
     assert far["judgement"]["verdict"] == "failed"
     assert far["metrics"]["raw_agreement"] < 0.5
