@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.comparators.settings import Own, Ranking
+from stillhouse.tasks.conditions import RankingQuality
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.rerankers import RerankerStudent
@@ -120,6 +121,8 @@ class Task(Section):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
+        if self.kind != "rerank" and any(isinstance(one, RankingQuality) for one in self.gate.condition):
+            raise ValueError("a gate.condition of kind ranking is for tasks of kind rerank")
         wanted = {"classify": StudentCandidate, "generate": LanguageModel, "rerank": RerankerStudent}[self.kind]
         for candidate in self.students:
             if not isinstance(candidate, wanted):

@@ -36,6 +36,8 @@ url = "https://api.example.com/v1/rerank"
 model = "big-reranker"
 """
 
+CONDITION = '[[gate.condition]]\nkind = "ranking"\nmetric = "mrr"\nfloor = 0.98\n'
+
 
 def load(tmp_path, text):
     (tmp_path / "teacher").mkdir(exist_ok=True)
@@ -57,6 +59,15 @@ def test_the_teacher_may_be_an_endpoint_and_students_may_be_none(tmp_path) -> No
     text = TASK.replace('kind = "cross_encoder"\nfolder = "teacher"\n', ENDPOINT)
     text = text[: text.index("[[student]]")] + text[text.index("[gate") :]
     assert load(tmp_path, text).teacher.model == "big-reranker"
+
+
+def test_a_gate_may_ask_for_a_mean_quality_of_tasks_that_rerank_only(tmp_path) -> None:
+    [condition] = load(tmp_path, TASK + CONDITION).gate.condition
+    assert (condition.metric, condition.floor) == ("mrr", 0.98)
+    other = '[task]\nname = "t"\nlabels = ["a", "b"]\n[teacher]\nseed = "s.jsonl"\nusd_per_call = 0.1\n'
+    (tmp_path / "s.jsonl").write_text("")
+    with pytest.raises(TaskFileError, match="of kind ranking is for tasks of kind rerank"):
+        load(tmp_path, other + '[[student]]\narchitecture = "hashed_ngrams"\n' + CONDITION)
 
 
 @pytest.mark.parametrize(
