@@ -134,20 +134,20 @@ class Lexicon:
         """At most about `most` words of the document: its first sentence, and those that share most with the query.
 
         Sentences keep their order. They are taken by the idf of the query's words that they have; ties go to the
-        earlier one. Where the last one taken does not fit, the passage is cut off at its end.
+        earlier one. The last one taken is cut off where it does not fit.
         """
         read = document if isinstance(document, Read) else Read.of(document)
         sizes = [sentence.count(" ") + 1 for sentence in read.sentences]
         if sum(sizes) <= most:
             return " ".join(read.sentences)
         shares = self._shares({word: self.rarity(word) for word in dict.fromkeys(words_of(query))}, read)
-        taken, room = {0}, most - sizes[0]
+        taken, room = {0: sizes[0]}, most - sizes[0]  # place -> words
         for place in sorted(range(1, len(sizes)), key=lambda place: (-shares[place], place)):
             if room <= 0:
                 break
-            taken.add(place)
+            taken[place] = min(room, sizes[place])
             room -= sizes[place]
-        return " ".join(" ".join(read.sentences[place] for place in sorted(taken)).split(" ")[: max(most, sizes[0])])
+        return " ".join(" ".join(read.sentences[place].split(" ")[: taken[place]]) for place in sorted(taken))
 
     def write(self, path: Path) -> None:
         """Into `path` (`LEXICON_FILE` of a staging folder)."""
