@@ -212,7 +212,7 @@ def show(result: dict[str, Any]) -> str:
     ]
     kept = result["stillhouse_kept"]
     speed, times = shown(kept["lists_per_cpu_s_cold"]), shown(kept["times_faster_than_teacher_cold"])
-    cold = f"Without a vector known before, `stillhouse_kept` does {speed} lists a CPU-second, {times} times the teacher's."
+    cold = f"With no vector known before, `stillhouse_kept` does {speed} lists a CPU-second, {times} × the teacher's."
     return f"{table(HEADINGS, rows)}\n\n{cold}"
 
 
