@@ -25,6 +25,7 @@ from stillhouse.events import (
     follow_id,
 )
 from stillhouse.models.chat.request import ChatRequest
+from stillhouse.models.rerank_request import RerankRequest
 from stillhouse.store.redaction import Redacted, input_hash, redact, stored_group
 from stillhouse.store.rows import AuditRow, DecisionRow, ExampleRow, LedgerRow, ReviewRow, RouteRow
 from stillhouse.tasks import Task
@@ -248,11 +249,13 @@ def _example(
 
 
 def _redacted(event: InferenceCompleted | InferenceAudited) -> Redacted:
-    """The input as it may be stored. Of a chat each text by itself, so that it stays the JSON of one."""
+    """The input as it may be stored. Of a chat or a list each text by itself, so that it stays JSON."""
     if event.input_type == "text":
         return redact(event.input)
+    asked: ChatRequest | RerankRequest
     try:
-        chat = ChatRequest.of(event.input_type, event.input)
+        ranks = event.input_type == "rerank"
+        asked = RerankRequest.of(event.input) if ranks else ChatRequest.of(event.input_type, event.input)
     except ValueError:  # no router says so; what somebody else wrote is a text like any other
         return redact(event.input)
     marks: set[str] = set()
@@ -262,7 +265,8 @@ def _redacted(event: InferenceCompleted | InferenceAudited) -> Redacted:
         marks.update(found.marks)
         return found.text
 
-    _, text = chat.with_texts(change).as_input()
+    changed = asked.with_texts(change)
+    text = changed.as_input() if isinstance(changed, RerankRequest) else changed.as_input()[1]
     return Redacted(text, tuple(sorted(marks)))
 
 

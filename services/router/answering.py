@@ -30,6 +30,7 @@ from stillhouse.events import (
 from stillhouse.models.chat.completion import ChatModel, OnText
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import Model, ModelError
+from stillhouse.models.rerank_request import RerankRequest
 from stillhouse.models.rules import EscalationRules
 from stillhouse.quality.agreement import exact
 from stillhouse.quality.thresholds import SERVE_NOTHING
@@ -350,12 +351,27 @@ class _Call:
 
 def _unreadable(task: Task, request: InferenceRequested) -> str | None:
     """Why the input is none that the task takes; None: it is one."""
+    if task.kind == "rerank" or request.input_type == "rerank":
+        return _no_list(task, request)
     if request.input_type == "text":
         return None
     if task.kind == "classify":
         return f"task {task.key!r} classifies one text; send it as `input`, with `input_type` `text`."
     try:
         ChatRequest.of(request.input_type, request.input)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _no_list(task: Task, request: InferenceRequested) -> str | None:
+    """As `_unreadable`, where task or request are about ranking."""
+    if task.kind != "rerank":
+        return f"task {task.key!r} is of kind {task.kind}; it ranks no documents."
+    if request.input_type != "rerank":
+        return f"task {task.key!r} ranks documents; send their JSON as `input`, with `input_type` `rerank`."
+    try:
+        RerankRequest.of(request.input)
     except ValueError as error:
         return str(error)
     return None

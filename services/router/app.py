@@ -43,11 +43,12 @@ from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.completion import ChatModel, OnText
 from stillhouse.models.chat.teachers import chat_teacher
 from stillhouse.models.port import Model
+from stillhouse.models.rerank_teacher import EndpointTeacher
 from stillhouse.models.vllm.served import ServedStudent
 from stillhouse.models.worker_model import WorkerModel
 from stillhouse.settings import Kafka
 from stillhouse.store import Store
-from stillhouse.tasks import load_tasks
+from stillhouse.tasks import RerankEndpoint, load_tasks
 from stillhouse.tasks.comparators import comparisons_of
 
 START_S: Final = 30.0  # a request of the edge waits so long for a router that is starting
@@ -61,6 +62,13 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
     tasks = load_tasks(settings.tasks)
     fitted = {key: task for key, task in tasks.items() if teachers is None and task.kind == "classify"}
     workers = {key: WorkerModel.teacher(task, settings.home) for key, task in fitted.items()}
+    ranking = {key: task for key, task in tasks.items() if teachers is None and task.kind == "rerank"}
+    workers |= {
+        key: WorkerModel.reranker(task) for key, task in ranking.items() if task.teacher.kind == "cross_encoder"
+    }
+    rankers = {
+        key: EndpointTeacher(task.teacher) for key, task in ranking.items() if isinstance(task.teacher, RerankEndpoint)
+    }
     chats = {key: chat_teacher(task) for key, task in tasks.items() if teachers is None and task.kind == "generate"}
 
     def student(route: StudentRoute, of: RouteChanged) -> WorkerModel | ServedStudent:
@@ -81,7 +89,7 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
     store = Store(settings.home / "store")
     queues = any(task.budget.limits.any and task.budget.at_limit == "queue" for task in tasks.values())
     spending = Spending(tasks, Accounts(redis, ledger_of(store), partial(until_recorded, settings.kafka)))
-    models: Mapping[str, Model | ChatModel] = teachers if teachers is not None else {**workers, **chats}
+    models: Mapping[str, Model | ChatModel] = teachers if teachers is not None else {**workers, **rankers, **chats}
     meter = Meter("routing", tasks)
     comparisons = comparisons_of(tasks, settings.home)
     answering = Answering(tasks, models, table.get, students.get, spending, meter, comparisons, students.starting)
@@ -94,7 +102,10 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
         await asyncio.gather(*(worker.start() for worker in workers.values()))
 
     async def close_models() -> None:
-        ending = (*(worker.close() for worker in workers.values()), *(chat.close() for chat in chats.values()))
+        ending = (
+            *(worker.close() for worker in workers.values()),
+            *(one.close() for one in (*rankers.values(), *chats.values())),
+        )
         await asyncio.gather(students.close(), *ending)
 
     return Service(

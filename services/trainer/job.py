@@ -29,7 +29,7 @@ from stillhouse.models.port import ModelError
 from stillhouse.quality.corrections import suspect_labels
 from stillhouse.quality.grounding import Catalogue
 from stillhouse.store import Store
-from stillhouse.tasks import LanguageModel, StudentCandidate, Task
+from stillhouse.tasks import LanguageModel, RerankerStudent, StudentCandidate, Task
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.responses import Hallucination
 
@@ -82,6 +82,12 @@ def _train(folder: Path) -> None:
         from services.trainer.writing import make_writer
 
         artefact, export = make_writer(folder, task, candidate, student_id, target, train, select, home, curves, report)
+    elif isinstance(candidate, RerankerStudent):
+        from services.trainer.reranking import make_reranker
+
+        artefact, export = make_reranker(
+            folder, task, candidate, student_id, target, train, select, home, curves, report
+        )
     else:
         artefact, export = _make(folder, task, candidate, student_id, target, train, select, curves, report)
 

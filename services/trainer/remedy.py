@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stillhouse.events import Condition, GateDecided
-from stillhouse.tasks import AnyStudent, LanguageModel, StudentCandidate, Task
+from stillhouse.tasks import AnyStudent, StudentCandidate, Task
 from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF
 from stillhouse.tasks.students import WIDEST_STATIC
 
@@ -42,7 +42,7 @@ def remedy_for(task: Task, rung: int, changes: Changes, variants: int, event: Ga
     """What to train next; None: nothing on the data at hand."""
     candidate = candidate_with(task.students[rung], changes)
     broken = [c for c in event.conditions if c.verdict == event.verdict]
-    may_vary = variants < candidate.variants and not isinstance(candidate, LanguageModel)
+    may_vary = variants < candidate.variants and isinstance(candidate, StudentCandidate)
     if may_vary and isinstance(candidate, StudentCandidate) and broken and all(_label(c) for c in broken):
         rare = [label for c in broken if (label := _label(c)) in task.labels]
         harder = {label: HARDER for label in rare if candidate.class_alpha.get(label, candidate.alpha) < HARDER}
@@ -91,7 +91,7 @@ def _within_reach(condition: Condition) -> bool:
 
 def _resized(candidate: AnyStudent, *, larger: bool) -> Changes:
     """What makes the candidate larger or smaller; empty where it is as large or small as can be."""
-    if isinstance(candidate, LanguageModel):
+    if not isinstance(candidate, StudentCandidate):
         return {}
     if candidate.architecture in ("cut_encoder", "joint"):
         if larger and candidate.width < 1.0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from services.validator.cases import Costs, Facts, Outcome, finite_exp
+from services.validator.ranking import ranking_condition
 from stillhouse.economics import pays
 from stillhouse.events import Condition
 from stillhouse.quality.calibration_error import calibration_error
@@ -24,6 +25,7 @@ from stillhouse.tasks.conditions import (
     Cost,
     Forgetting,
     Memory,
+    RankingQuality,
     Recall,
     Size,
     Slice,
@@ -60,6 +62,8 @@ def conditions_of(
                 found.append(_cost(wanted, task, coverage, costs))
             case Calibration():
                 found.append(_calibration(wanted, cases, alpha))
+            case RankingQuality():
+                found.append(ranking_condition(wanted, threshold, cases, alpha))
             case Size():
                 found.append(_at_most("size", facts.artefact_bytes / 1e6, wanted.ceiling, "MB of the artefact's files"))
             case Memory() if facts.memory_bytes is not None:

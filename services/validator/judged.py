@@ -11,6 +11,7 @@ from services.validator.measure import peak_memory
 from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
+from stillhouse.models.rerank_student import OnnxReranker, is_reranker
 from stillhouse.models.student import OnnxStudent
 from stillhouse.settings import Settings
 
@@ -37,8 +38,8 @@ class Judged(Protocol):
         ...
 
 
-class Classifier:
-    """A student that classifies."""
+class Local:
+    """A student that classifies or reranks, in this process. Of a bi-encoder nothing is kept: every list costs all."""
 
     tolerance = 1e-3
     may_differ = 0.0
@@ -47,7 +48,7 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         """Loads the artefact. Raises `ModelError`."""
         self._folder = folder
-        self._model = OnnxStudent(folder)
+        self._model = OnnxReranker(folder, keep=0) if is_reranker(folder) else OnnxStudent(folder)
 
     def answer(self, rows: Sequence[Row]) -> tuple[list[tuple[str, float]], float]:
         """One after the other, as it serves."""
@@ -96,4 +97,4 @@ class Writer:
 
 def judged(architecture: str, folder: Path, home: Path) -> Judged:
     """The student in the verified artefact `folder`. Raises `ModelError`."""
-    return Writer(folder, home, Settings().serving_url) if architecture == ARCHITECTURE else Classifier(folder)
+    return Writer(folder, home, Settings().serving_url) if architecture == ARCHITECTURE else Local(folder)

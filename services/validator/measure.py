@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stillhouse.models.port import ModelError
+from stillhouse.models.rerank_student import OnnxReranker, is_reranker
 from stillhouse.models.student import OnnxStudent
 
 
@@ -27,7 +28,7 @@ def peak_memory(folder: Path, texts: Sequence[str]) -> int:
 
 def main(folder: Path) -> None:
     """Answer what is on stdin, print the peak in bytes."""
-    student = OnnxStudent(folder)
+    student = OnnxReranker(folder) if is_reranker(folder) else OnnxStudent(folder)
     for text in json.load(sys.stdin):
         student.predict_text(text)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -23,6 +23,7 @@ from stillhouse.events import (
     InferenceRequested,
     follow_id,
 )
+from stillhouse.models.rerank_request import RerankRequest
 from stillhouse.observing import Observations, observed
 from stillhouse.settings import Kafka, Settings
 
@@ -115,7 +116,21 @@ class Client:
         self, *, task: str, input: str, tenant: str = "default", timeout: float = 60.0
     ) -> InferenceCompleted:
         """Ask and wait, at most `timeout` seconds. Raises `RequestFailed` and `TimeoutError`."""
-        asked = InferenceRequested(tenant=tenant, task=task, input=input, deadline_ms=max(1, int(timeout * 1000)))
+        return await self._ask(InferenceRequested(tenant=tenant, task=task, input=input), timeout)
+
+    async def rerank(
+        self, *, task: str, query: str, documents: Sequence[str], tenant: str = "default", timeout: float = 60.0
+    ) -> InferenceCompleted:
+        """Have documents ranked; the output is the JSON list of their places, best first. Raises as `request` does.
+
+        The scores by place are in the answer's `distribution`. `ValueError` for an empty query, list or document.
+        """
+        asked = RerankRequest(query=query, documents=tuple(documents)).as_input()
+        request = InferenceRequested(tenant=tenant, task=task, input=asked, input_type="rerank")
+        return await self._ask(request, timeout)
+
+    async def _ask(self, request: InferenceRequested, timeout: float) -> InferenceCompleted:
+        asked = request.model_copy(update={"deadline_ms": max(1, int(timeout * 1000))})
         async with asyncio.timeout(timeout):
             completed = await (await self.submit(asked))
         if completed.status == "error":

@@ -19,6 +19,7 @@ ORDER = (
     "student",
     "methods",
     "methods_writing",
+    "rerank",
     "tuning",
     "serving",
     "replies",
@@ -35,6 +36,7 @@ QUESTIONS = {
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
     "methods": "Does each distillation objective beat hard labels?",
+    "rerank": "How well and how fast does each student rank, beside the cross-encoder that taught it and beside BM25?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "methods_writing": "What do a local teacher's token probabilities add, where a student is cut from it?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
@@ -80,10 +82,11 @@ FOOT = """## Running them again
 
 ```
 make bench                                    # gate, drift, student and bus, then this page
-make bench NAME=recovery                      # or cascade, tuning, serving, edge, loop
+make bench NAME=recovery                      # or cascade, rerank, tuning, serving, edge, loop
 make bench NAME=gate QUICK=1                  # smaller samples; the result goes to .stillhouse/bench/quick/
 make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label,
-                                              # for tuning and serving with input and output
+                                              # for tuning and serving with input and output, for rerank
+                                              # with query_id, query, doc_id, doc and relevance
 make bench NAME=loop REPORT=FILE              # from the report.json of a demo that was played before
 ```
 

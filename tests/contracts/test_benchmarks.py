@@ -30,6 +30,7 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"texts_per_cpu_s", "p50_ms_batch1", "bytes", "agreement", "accuracy"},
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
+    "rerank": ({"ndcg_at_10", "mrr", "lists_per_cpu_s"}, {"teacher", "bm25", "stillhouse_bi_encoder"}),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "methods_writing": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},

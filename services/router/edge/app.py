@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from services.router.edge.asked import Asked, BadBody, read_body
+from services.router.edge.reranking import Reranking
 from services.router.edge.shapes import (
     Chunks,
     completion_body,
@@ -51,6 +52,7 @@ class Edge:
         """`ask` answers a request and raises where its answer could not be written. No `keys`: nobody is asked."""
         self._tasks = tasks
         self._ask = ask
+        self._reranking = Reranking(tasks, ask, _body)
         self._keys = [key.get_secret_value().encode() for key in keys]
         self._most = most_at_once
         self._open = 0
@@ -60,6 +62,7 @@ class Edge:
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._completions, methods=["POST"]),
+                Route("/v1/rerank", self._rerank, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{name:path}", self._model, methods=["GET"]),
             ],
@@ -67,6 +70,12 @@ class Edge:
         )
 
     async def _completions(self, request: Request) -> Response:
+        return await self._limited(request, self._answer)
+
+    async def _rerank(self, request: Request) -> Response:
+        return await self._limited(request, self._reranking.answer)
+
+    async def _limited(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         if (refused := self._refused(request)) is not None:
             return refused
         if self._open >= self._most:
@@ -76,7 +85,7 @@ class Edge:
             return JSONResponse(busy, 503, {"retry-after": "1"})
         self._open += 1
         try:
-            return await self._answer(request)
+            return await answer(request)
         finally:
             self._open -= 1
 
@@ -128,6 +137,8 @@ class Edge:
         tenant, _, name = asked.task_key.partition("/")
         task = self._tasks.get(asked.task_key)
         kind, text = asked.chat.as_input()
+        if task is not None and task.kind == "rerank":
+            raise BadBody(f"{name} ranks documents: send them to /v1/rerank.", "model", "unsupported_value")
         if task is not None and task.kind == "classify" and kind != "text":
             raise BadBody(
                 f"{name} classifies one text: send one user message, and nothing else that asks for an answer.",

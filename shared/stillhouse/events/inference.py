@@ -22,7 +22,7 @@ Reason = Literal[
 ]
 
 
-InputType = Literal["text", "chat"]
+InputType = Literal["text", "chat", "rerank"]
 
 
 class InferenceRequested(Event):
@@ -32,7 +32,9 @@ class InferenceRequested(Event):
 
     input: str = Field(min_length=1, description="The text to be answered.")
     input_type: InputType = Field(
-        default="text", description="`chat`: the input is the JSON of a chat completion request, with its messages."
+        default="text",
+        description="`chat`: the input is the JSON of a chat completion request, with its messages. `rerank`: of a "
+        "query and its documents.",
     )
     purpose: Literal["serve", "backfill", "gate"] = Field(default="serve", description="Why it is asked.")
     pin: Literal["teacher"] | None = Field(default=None, description="`teacher`: do not route, do not audit.")

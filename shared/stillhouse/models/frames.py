@@ -1,7 +1,7 @@
 """What a worker process and its owner say to each other: frames of 4 length bytes (big-endian) and JSON.
 
 Owner to worker, first the job, then batches of texts:
-    {"job": "teacher" | "student" | "fit", ...}    [id, [text, ...]]
+    {"job": "teacher" | "reranker" | "student" | "fit", ...}    [id, [text, ...]]
 Worker to owner:
     {"ready": version}    {"progress": [phase, done, total]}    {"error": sentence}    {"done": folder}
     [id, [[output, confidence, distribution, latency_ms, cpu_ms, cost_usd, input_tokens, policy], ...]]

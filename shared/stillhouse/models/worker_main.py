@@ -19,6 +19,7 @@ from stillhouse.models.frames import HEADER, pack, unpack
 from stillhouse.models.port import ModelError, Prediction
 
 WARM_UP = "warm up"
+WARM_UP_LIST = '{"query":"warm up","documents":["warm","up"]}'
 Predict = Callable[[list[str]], list[Prediction]]
 
 
@@ -40,8 +41,8 @@ def main() -> int:
         if job["job"] == "fit":
             _write(frames_out, {"done": str(_fit(job, frames_out))})
             return 0
-        version, predict = _student(job) if job["job"] == "student" else _teacher(job)
-        predict([WARM_UP])
+        version, predict, warm_up = {"student": _student, "reranker": _reranker}.get(job["job"], _teacher)(job)
+        predict([warm_up])
     except ModelError as error:
         _write(frames_out, {"error": str(error)})
         return 1
@@ -69,7 +70,7 @@ def _serve(predict: Predict, frames_in: BinaryIO, frames_out: BinaryIO) -> None:
         _write(frames_out, [number, answer])
 
 
-def _teacher(job: dict[str, Any]) -> tuple[str, Predict]:
+def _teacher(job: dict[str, Any]) -> tuple[str, Predict, str]:
     from stillhouse.models.teacher import EnsembleTeacher
     from stillhouse.tasks.declaration import Task
 
@@ -82,15 +83,25 @@ def _teacher(job: dict[str, Any]) -> tuple[str, Predict]:
         cpu_ms = (time.process_time() - cpu) * 1000 / len(texts)
         return [replace(prediction, latency_ms=wall_ms, cpu_ms=cpu_ms) for prediction in predictions]
 
-    return teacher.version, predict
+    return teacher.version, predict, WARM_UP
 
 
-def _student(job: dict[str, Any]) -> tuple[str, Predict]:
+def _reranker(job: dict[str, Any]) -> tuple[str, Predict, str]:
+    from stillhouse.models.rerank_teacher import LocalTeacher
+
+    teacher = LocalTeacher(Path(job["folder"]), float(job["usd_per_call"]))
+    return teacher.version, teacher.predict, WARM_UP_LIST
+
+
+def _student(job: dict[str, Any]) -> tuple[str, Predict, str]:
     from stillhouse.events.students import ArtefactRef
     from stillhouse.models.artefact import verify
+    from stillhouse.models.rerank_student import OnnxReranker, is_reranker
     from stillhouse.models.student import OnnxStudent
 
-    student = OnnxStudent(verify(ArtefactRef.model_validate(job["artefact"])))
+    folder = verify(ArtefactRef.model_validate(job["artefact"]))
+    ranks = is_reranker(folder)
+    student = OnnxReranker(folder) if ranks else OnnxStudent(folder)
     if student.student_id != job["student_id"]:
         raise ModelError(f"{job['artefact']['uri']}: holds student {student.student_id}, not {job['student_id']}.")
     usd_per_cpu_ms = float(job["usd_per_cpu_hour"]) / 3_600_000
@@ -106,7 +117,7 @@ def _student(job: dict[str, Any]) -> tuple[str, Predict]:
             answers.append(Prediction(output, confidence, distribution, wall_ms, cpu_ms, cost, size))
         return answers
 
-    return student.student_id, predict
+    return student.student_id, predict, WARM_UP_LIST if ranks else WARM_UP
 
 
 def _fit(job: dict[str, Any], frames_out: BinaryIO) -> Path:

@@ -25,6 +25,7 @@ from stillhouse.models.frames import HEADER, pack, unpack
 from stillhouse.models.port import ModelError, Prediction
 from stillhouse.models.teacher import is_fitted, teacher_folder
 from stillhouse.tasks.declaration import Task
+from stillhouse.tasks.teachers import CrossEncoder
 
 MAX_BATCH = 32
 BACKOFF_S = (0.1, 10.0)  # first and longest wait before a worker is started again
@@ -73,6 +74,19 @@ class WorkerModel:
             return {"job": "teacher", "folder": str(folder), **job}
 
         return cls(f"teacher of {task.key}", prepare, hidden=hidden, adjudicator=lambda: adjudicator_of(task))
+
+    @classmethod
+    def reranker(cls, task: Task) -> WorkerModel:
+        """The task's local cross-encoder, every byte of it verified at `start`. TypeError where it has none."""
+        settings = task.teacher
+        if not isinstance(settings, CrossEncoder):
+            raise TypeError(f"the teacher of {task.key} is of kind {settings.kind}")
+        folder, usd = str(settings.folder), settings.usd_per_call
+
+        async def prepare() -> dict[str, Any]:
+            return {"job": "reranker", "folder": folder, "usd_per_call": usd}
+
+        return cls(f"teacher of {task.key}", prepare)
 
     @classmethod
     def student(cls, ref: ArtefactRef, student_id: str, usd_per_cpu_hour: float) -> WorkerModel:

@@ -5,9 +5,19 @@ from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
+from stillhouse.tasks.rerankers import RerankerStudent
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.students import AnyStudent, Architecture, LanguageModel, StudentCandidate
-from stillhouse.tasks.teachers import Adjudicator, AnthropicEndpoint, Endpoint, EscalationRule, Recording, Teacher
+from stillhouse.tasks.teachers import (
+    Adjudicator,
+    AnthropicEndpoint,
+    CrossEncoder,
+    Endpoint,
+    EscalationRule,
+    Recording,
+    RerankEndpoint,
+    Teacher,
+)
 from stillhouse.tasks.watching import Audit, Drift
 
 __all__ = [
@@ -18,12 +28,15 @@ __all__ = [
     "Audit",
     "Budget",
     "Cascade",
+    "CrossEncoder",
     "Drift",
     "Endpoint",
     "EscalationRule",
     "Gate",
     "LanguageModel",
     "Recording",
+    "RerankEndpoint",
+    "RerankerStudent",
     "Review",
     "StudentCandidate",
     "Task",

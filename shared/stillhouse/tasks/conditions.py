@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from stillhouse.tasks.comparators.settings import Ranking
 from stillhouse.tasks.responses import Hallucination, NonInferiority, Preference, WinRate
 from stillhouse.tasks.section import Section
 
@@ -63,6 +64,19 @@ class Calibration(Section):
     bins: int = Field(default=10, ge=2, le=20)
 
 
+class RankingQuality(Section):
+    """Of a task that reranks: the mean score of what clients get against the teacher's order, over all requests."""
+
+    kind: Literal["ranking"]
+    metric: Literal["ndcg", "kendall", "mrr"] = "ndcg"
+    k: int | None = Field(default=10, ge=1, description="ndcg: only the first k places; None: all.")
+    floor: float = Field(default=0.97, gt=0, lt=1, description="Least mean score; what is escalated scores 1.")
+
+    def comparator(self) -> Ranking:
+        """The comparator that scores one case."""
+        return Ranking(kind="ranking", metric=self.metric, k=self.k)
+
+
 class Latency(Section):
     """In shadow: at least 99 % of requests answered in time, decided with error control instead of estimated."""
 
@@ -98,7 +112,7 @@ class Forgetting(Section):
 # What only tasks that generate are asked; the first four are about answers that the student would serve.
 AnswerCondition = Preference | WinRate | NonInferiority | Hallucination
 GateCondition = Annotated[
-    Recall | Slice | Cost | Calibration | Latency | Size | Memory | AnswerCondition | Forgetting,
+    Recall | Slice | Cost | Calibration | RankingQuality | Latency | Size | Memory | AnswerCondition | Forgetting,
     Field(discriminator="kind"),
 ]
 

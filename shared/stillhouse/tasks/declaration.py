@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
+from stillhouse.tasks.comparators.settings import Own, Ranking
+from stillhouse.tasks.conditions import RankingQuality
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
+from stillhouse.tasks.rerankers import RerankerStudent
 from stillhouse.tasks.review import Review
 from stillhouse.tasks.section import Name, Section
 from stillhouse.tasks.students import AnyStudent, LanguageModel, StudentCandidate
-from stillhouse.tasks.teachers import AnyTeacher, Teacher
+from stillhouse.tasks.teachers import AnyTeacher, CrossEncoder, RerankEndpoint, Teacher
 from stillhouse.tasks.watching import Audit, Drift
+
+RANKS: Final = (CrossEncoder, RerankEndpoint)
 
 
 class Task(Section):
@@ -24,8 +29,10 @@ class Task(Section):
 
     name: Name
     tenant: Name = "default"
-    kind: Literal["classify", "generate"] = Field(
-        default="classify", description="`classify`: one of the labels. `generate`: what a chat model writes."
+    kind: Literal["classify", "generate", "rerank"] = Field(
+        default="classify",
+        description="`classify`: one of the labels. `generate`: what a chat model writes. `rerank`: the order of "
+        "documents for a query.",
     )
     description: str = ""
     criticality: Literal["normal", "high"] = "normal"
@@ -37,7 +44,7 @@ class Task(Section):
         default=None, description="generate: JSON Schema of the answers; students are held to it while they write."
     )
     students: tuple[AnyStudent, ...] = Field(
-        default=(), description="classify: at least one. generate: none, and the teacher answers everything; or some."
+        default=(), description="classify: at least one. Others: none, and the teacher answers everything; or some."
     )
     gate: Gate = Gate()
     cascade: Cascade = Cascade()
@@ -99,25 +106,41 @@ class Task(Section):
             if not self.students:
                 raise ValueError("a task that classifies needs at least one [[student]]")
             if not isinstance(self.teacher, Teacher):
-                raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
+                does, kind = ("ranks", "rerank") if isinstance(self.teacher, RANKS) else ("writes", "generate")
+                raise ValueError(f"a teacher of kind {self.teacher.kind!r} {does}; give it a task of kind {kind}")
+        elif self.kind == "rerank":
+            if self.labels or not isinstance(self.teacher, RANKS):
+                raise ValueError(
+                    "a task that reranks has no labels, and a teacher of kind cross_encoder or rerank_endpoint"
+                )
+            if not isinstance(self.gate.comparator, Ranking | Own):
+                raise ValueError("a task that reranks needs a [gate.comparator] of kind ranking or callable")
+        elif self.labels or isinstance(self.teacher, (Teacher, *RANKS)):
+            raise ValueError(
+                "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
+            )
+        wanted = {"classify": StudentCandidate, "generate": LanguageModel, "rerank": RerankerStudent}[self.kind]
+        for candidate in self.students:
+            if not isinstance(candidate, wanted):
+                raise ValueError(f"a student of architecture {candidate.architecture} is not for kind {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_what_its_kind_has(self) -> Task:
+        if self.kind != "generate":
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
             if (named := self.gate.needs_writing) is not None:
                 raise ValueError(f"gate: {named} is for tasks of kind generate")
             if self.cascade.confidence == "self_consistency":
                 raise ValueError("cascade.confidence self_consistency is for tasks of kind generate; use learned")
-        elif self.labels or isinstance(self.teacher, Teacher):
-            raise ValueError(
-                "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
-            )
-        elif any(one.kind == "recall" for one in self.gate.condition):
-            raise ValueError("gate: recall is of labels; a task that generates has none")
-        elif self.cascade.by_length:
-            raise ValueError("cascade: by_length is for tasks of kind classify")
-        wanted = StudentCandidate if self.kind == "classify" else LanguageModel
-        for candidate in self.students:
-            if not isinstance(candidate, wanted):
-                raise ValueError(f"a student of architecture {candidate.architecture} is not for kind {self.kind}")
+        if self.kind != "classify":
+            if any(one.kind == "recall" for one in self.gate.condition):
+                raise ValueError("gate: recall is of labels; only a task of kind classify has any")
+            if self.cascade.by_length:
+                raise ValueError("cascade: by_length is for tasks of kind classify")
+        if self.kind != "rerank" and any(isinstance(one, RankingQuality) for one in self.gate.condition):
+            raise ValueError("a gate.condition of kind ranking is for tasks of kind rerank")
         return self
 
     @model_validator(mode="after")

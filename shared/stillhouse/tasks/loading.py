@@ -18,8 +18,9 @@ from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
 from stillhouse.tasks.responses import Hallucination
+from stillhouse.tasks.teachers import CrossEncoder
 
-TEACHERS: Final = ("ensemble", "openai", "anthropic", "recorded")
+TEACHERS: Final = ("ensemble", "openai", "anthropic", "recorded", "cross_encoder", "rerank_endpoint")
 
 
 class TaskFileError(Exception):
@@ -87,6 +88,13 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
                 f"{path}: teacher.{key} names {path.parent / named}, which does not exist; name a JSONL file."
             )
         teacher = teacher.model_copy(update={key: (path.parent / named).resolve()})
+    if isinstance(teacher, CrossEncoder):
+        folder = (path.parent / teacher.folder).resolve()
+        if not folder.is_dir():
+            raise TaskFileError(
+                f"{path}: teacher.folder names {folder}, which does not exist; name an artefact's folder."
+            )
+        teacher = teacher.model_copy(update={"folder": folder})
     changes = {"teacher": teacher, "gate": _with_files(task, path), "response_schema": _schema(task, path)}
     return task.model_copy(update=changes)
 
@@ -145,7 +153,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
         where[1:2] = [] if where[1:2] in [[kind] for kind in TEACHERS] else where[1:2]
     if where and where[0] == "students":
         where[0] = "student"
-        where = [part for part in where if part not in ("classifier", "language_model")]
+        where = [part for part in where if part not in ("classifier", "language_model", "reranker")]
         if where[2:3] == ["distill"]:  # a term's kind is no key either
             where[4:5] = [] if where[4:5] in [[kind] for kind in KINDS] else where[4:5]
     elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from stillhouse.tasks.distillation import AnyTerm, Feature
+from stillhouse.tasks.rerankers import RerankerStudent
 from stillhouse.tasks.section import Section
 
 Architecture = Literal["hashed_ngrams", "static_embeddings", "text_cnn", "static_ngrams", "cut_encoder", "joint"]
@@ -217,14 +218,16 @@ class LanguageModel(Section):
         return self
 
 
+TAGS: Final = {"causal_lm": "language_model", "cross_encoder": "reranker", "bi_encoder": "reranker"}
+
 AnyStudent = Annotated[
-    Annotated[StudentCandidate, Tag("classifier")] | Annotated[LanguageModel, Tag("language_model")],
+    Annotated[StudentCandidate, Tag("classifier")]
+    | Annotated[LanguageModel, Tag("language_model")]
+    | Annotated[RerankerStudent, Tag("reranker")],
     Discriminator(
-        lambda student: (
-            "language_model"
-            if (student.get("architecture") if isinstance(student, dict) else getattr(student, "architecture", None))
-            == "causal_lm"
-            else "classifier"
+        lambda student: TAGS.get(
+            str(student.get("architecture") if isinstance(student, dict) else getattr(student, "architecture", "")),
+            "classifier",
         )
     ),
 ]

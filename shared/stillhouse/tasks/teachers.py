@@ -150,6 +150,25 @@ class Recording(_Any):
     file: Path = Field(description="JSONL with `input` and `output`; a relative path starts at the task file.")
 
 
+class CrossEncoder(_Any):
+    """A local cross-encoder, which scores each document together with the query: rerank."""
+
+    kind: Literal["cross_encoder"]
+    folder: Path = Field(
+        description="An artefact of `stillhouse.distill.rerankers` (`reranker.json`, `model.onnx`, `tokenizer.json`, "
+        "`manifest.json`); a relative path starts at the task file."
+    )
+
+
+class RerankEndpoint(_Any):
+    """A reranker behind an API in the common shape (Cohere, Jina, vLLM): rerank."""
+
+    kind: Literal["rerank_endpoint"]
+    url: str = Field(description="Of the endpoint itself, such as https://api.jina.ai/v1/rerank.")
+    model: str
+    api_key_env: str | None = Field(default=None, description="Environment variable with the key; None: there is none.")
+
+
 def _kind(teacher: Any) -> str | None:
     return teacher.get("kind", "ensemble") if isinstance(teacher, dict) else getattr(teacher, "kind", None)
 
@@ -158,10 +177,13 @@ AnyTeacher = Annotated[
     Annotated[Teacher, Tag("ensemble")]
     | Annotated[Endpoint, Tag("openai")]
     | Annotated[AnthropicEndpoint, Tag("anthropic")]
-    | Annotated[Recording, Tag("recorded")],
+    | Annotated[Recording, Tag("recorded")]
+    | Annotated[CrossEncoder, Tag("cross_encoder")]
+    | Annotated[RerankEndpoint, Tag("rerank_endpoint")],
     Discriminator(
         _kind,
         custom_error_type="kind",
-        custom_error_message="kind must be one of ensemble, openai, anthropic and recorded",
+        custom_error_message="kind must be one of ensemble, openai, anthropic, recorded, cross_encoder and "
+        "rerank_endpoint",
     ),
 ]

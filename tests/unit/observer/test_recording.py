@@ -23,6 +23,7 @@ from services.observer.recording import (
 )
 from stillhouse.events import Answer, CostIncurred, InferenceAudited, InferenceCompleted, RouteChanged
 from stillhouse.models.chat.request import ChatRequest, Message
+from stillhouse.models.rerank_request import RerankRequest
 from stillhouse.store.redaction import redact
 from tests.unit.observer.events import T0, audited, completed, said
 
@@ -229,3 +230,11 @@ def test_every_audited_event_has_its_rows_and_always_the_same(event) -> None:
     for rows in (audit_row, audit_entry, audited_example):
         # repr: a threshold that is not a number is not equal to itself
         assert repr(rows(event)) == repr(rows(again))
+
+
+def test_a_list_to_rank_stays_the_json_of_one_without_personal_data() -> None:
+    asked = RerankRequest(query="who is jo@example.org", documents=("call +49 170 1234567", "nothing"))
+    row = completed_example(completed(input=asked.as_input(), input_type="rerank"))
+    assert row is not None
+    assert RerankRequest.of(row.input) == RerankRequest(query="who is <email>", documents=("call <phone>", "nothing"))
+    assert (row.redactions, row.input_type) == ("email,phone", "rerank")

@@ -96,7 +96,7 @@ def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
         (
             "usd_per_call = 0.1",
             'usd_per_call = 0.1\nkind = "magic"',
-            "teacher: kind must be one of ensemble, openai, anthropic and",
+            "teacher: kind must be one of ensemble, openai, anthropic, recorded, cross_encoder and",
         ),
         ('["a", "b"]', '["a"]', "labels must name at least two labels"),
         ("[[student]]" + GOOD.split("[[student]]")[1], "", "needs at least one [[student]]"),

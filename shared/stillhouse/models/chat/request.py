@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-InputType = Literal["text", "chat"]
+InputType = Literal["text", "chat", "rerank"]
 MOST_MESSAGES = 2000
 
 
@@ -95,6 +95,8 @@ class ChatRequest(_Part):
         """What an event's input asks. ValueError in one sentence where it is no request."""
         if input_type == "text":
             return cls(messages=(Message(role="user", content=text),))
+        if input_type == "rerank":
+            raise ValueError("the input is a request to rank documents, and no chat completion request")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

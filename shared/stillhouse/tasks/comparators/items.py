@@ -26,8 +26,10 @@ def f1(student: str, teacher: str) -> float:
 
 
 def ranking_score(settings: Ranking, student: str, teacher: str) -> float:
-    """nDCG or the share of pairs in the same order, of the student's order against the teacher's; 1 for the same."""
+    """The metric of the student's order against the teacher's; 1 for the same."""
     ours, theirs = items_of(student), items_of(teacher)
+    if settings.metric == "mrr":
+        return reciprocal_rank(ours, theirs)
     return ndcg(ours, theirs, settings.k) if settings.metric == "ndcg" else kendall(ours, theirs)
 
 
@@ -52,6 +54,13 @@ def kendall(ours: list[str], theirs: list[str]) -> float:
         else:
             points += 0.5
     return points / math.comb(len(theirs), 2)
+
+
+def reciprocal_rank(ours: list[str], theirs: list[str]) -> float:
+    """One over our rank of the teacher's first item; 0 where we lack it, 1 where neither has any."""
+    if not theirs:
+        return float(not ours)
+    return 1.0 / (ours.index(theirs[0]) + 1) if theirs[0] in ours else 0.0
 
 
 def _dcg(gains: list[float]) -> float:

@@ -44,8 +44,10 @@ class Ranking(Section):
     """Orders of items, written as a JSON list or separated by commas."""
 
     kind: Literal["ranking"]
-    metric: Literal["ndcg", "kendall"] = Field(
-        default="ndcg", description="ndcg: gains from the teacher's order; kendall: share of pairs in the same order."
+    metric: Literal["ndcg", "kendall", "mrr"] = Field(
+        default="ndcg",
+        description="ndcg: gains from the teacher's order; kendall: share of pairs in the same order; mrr: one over "
+        "our rank of the teacher's first.",
     )
     k: int | None = Field(default=None, ge=1, description="ndcg: only the first k places; None: all.")
     at_least: float = Field(default=0.9, gt=0, le=1)

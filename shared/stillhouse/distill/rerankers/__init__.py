@@ -1,0 +1,5 @@
+"""Rerankers: cross-encoders and bi-encoders that learn a teacher's scores of lists of documents.
+
+One file an objective: `score_mse`, `margin_mse`, `listwise_kl` and `lambda_loss`, each of which `objective` blends with
+`relevance`, what people judged. All take scores [lists, documents] and, where lists differ in length, a mask.
+"""
