@@ -56,3 +56,10 @@ def require_same_shape(what: str, student: Tensor, teacher: Tensor, dims: int | 
 def shape_of(values: Tensor) -> str:
     """The shape as errors write it: `[2, 3]`."""
     return str(list(values.shape))
+
+
+def mean_of_rows(losses: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean of a batch's losses [B], weighted by `weight` [B] where there is one."""
+    if weight is None:
+        return losses.mean()
+    return (losses * weight).sum() / weight.sum()

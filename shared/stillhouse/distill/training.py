@@ -28,7 +28,7 @@ from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_sourc
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.fitting import PATIENCE, mixed, schedule, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
-from stillhouse.distill.objective import soft_target_loss
+from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillhouse.distill.objective import soft_target_loss, soften
+from stillhouse.distill.response.soft_targets import soft_target_loss, soften
 
 
 def softmax(z):
