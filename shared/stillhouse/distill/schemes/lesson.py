@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stillhouse.distill.fitting import Epoch, fit, shuffled
-from stillhouse.distill.objective import soft_target_loss
 from stillhouse.distill.outputs import Outputs, shape_of
+from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.models.port import ModelError
 
 

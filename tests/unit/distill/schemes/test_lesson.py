@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stillhouse.distill.objective import soft_target_loss
 from stillhouse.distill.outputs import Outputs
+from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.schemes.lesson import Lesson, direct
 from stillhouse.models.port import ModelError
 from tests.unit.distill.schemes.lessons import HARD, SOFT, Net, agreement, lesson
