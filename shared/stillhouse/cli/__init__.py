@@ -6,6 +6,7 @@ import typer
 
 from stillhouse.cli import (
     advise,
+    compare,
     demo,
     dlq,
     doctor,
@@ -46,7 +47,7 @@ for _panel, _commands in {
     ),
     "Requests": (requests.request, requests.send),
     "Before money is spent": (advise.advise,),
-    "What happens": (watching.routes, watching.students, watching.alerts),
+    "What happens": (watching.routes, watching.alerts),
     "Orders": (operating.train, erase.erase),
     "Documents": (documents.docs,),
 }.items():
@@ -55,6 +56,7 @@ for _panel, _commands in {
 app.add_typer(ledger.app, name="ledger", rich_help_panel="What happens")
 app.add_typer(operating.route, name="route", rich_help_panel="Orders")
 app.add_typer(operating.teacher, name="teacher", rich_help_panel="Orders")
+app.add_typer(compare.app, name="students", rich_help_panel="What happens")
 app.add_typer(review.app, name="review", rich_help_panel="Orders")
 app.add_typer(gates.app, name="gate", rich_help_panel="What happens")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="What happens")

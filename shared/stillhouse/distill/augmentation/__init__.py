@@ -1,0 +1,4 @@
+"""More texts to learn from than were recorded, one file for each way to make them.
+
+What is made teaches and never judges: made texts go into no select, calibration or test set.
+"""
