@@ -7,7 +7,7 @@ crash is in the student's folder before a case counts as judged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +35,10 @@ from stillhouse.tasks import Task
 from stillhouse.tasks.comparators import Comparison
 from stillhouse.tasks.comparators.judge import Question
 from stillhouse.tasks.comparators.rulings import rule_all
+from stillhouse.tasks.gate import question_of
 from stillhouse.tasks.responses import Hallucination, Prices, ResponseGate
 
+JUDGED: Final = ("preference", "hallucination")  # conditions that a judge may have a say in
 BASE: Final = "base"  # the folder that the base model is served from, in the student's
 
 
@@ -80,7 +82,7 @@ def opinions_of(
         answers, beside = _ask_base(task, student_id, artefact, home, answers)
     winners: dict[str, Any] = {}
     grounded: dict[str, bool] = {}
-    usd = 0.0
+    usd, silent = 0.0, ""
     if task.gate.judge is not None:
         by_judge = any(isinstance(one, Hallucination) and one.check == "judge" for one in wanted)
         pairs = [Question(one.id, one.input, one.student, one.teacher, one.given) for one in answers]
@@ -95,9 +97,10 @@ def opinions_of(
                     unchecked if by_judge else [],
                 )
             )
-        except ValueError as error:
-            raise RuntimeError(f"{error}; the gate is tried again") from None
-        winners, grounded, usd = said.winners, said.grounded, said.calls * task.gate.judge.usd_per_call
+        except ValueError as error:  # that says nothing of the student
+            silent = str(error)
+        else:
+            winners, grounded, usd = said.winners, said.grounded, said.calls * task.gate.judge.usd_per_call
     people = read_opinions(folder)
     cases = []
     for one in answers:
@@ -119,14 +122,34 @@ def opinions_of(
             )
         )
     prices = Prices(human_usd_per_minute=task.review.usd_per_hour / 60, minutes_per_review=task.review.minutes_per_case)
-    found = judge_answers(
-        cases, ResponseGate(alpha=alpha, condition=wanted, prices=prices, judge=task.gate.judge), compare.same
-    )
+    found = []
+    for condition in wanted:
+        ordered = in_the_order_said(cases, people, question_of(condition))
+        gate_of = ResponseGate(alpha=alpha, condition=(condition,), prices=prices, judge=task.gate.judge)
+        found += judge_answers(ordered, gate_of, compare.same)
     shown = [one for one in answers if shown_to_people(one.id, task.gate.people_share)]
     left = sum((one.id, name) not in people for one in shown for name in questions)
+    if silent:
+        found = [_waits(one, silent) if one.name in JUDGED else one for one in found]
+        left = max(1, left)
     note = f"of {len(answers)} answers that would be served"
     conditions = tuple(one.model_copy(update={"note": f"{note}; {one.note}"}) for one in found)
     return Opinions(conditions, left, count_opinions(folder), usd, beside)
+
+
+def in_the_order_said(cases: Sequence[Case], people: Iterable[tuple[str, str]], about: str) -> list[Case]:
+    """The cases that people spoke of, as they did, then the others.
+
+    A sequential test looks after every case and its verdict stays, so what was first must be first at every look:
+    `people` are pairs of case and question in the order in which they were first answered.
+    """
+    places = {case_id: place for place, (case_id, name) in enumerate(people) if name == about}
+    return sorted(cases, key=lambda case: places.get(case.id, len(places) + len(cases)))
+
+
+def _waits(condition: Condition, why: str) -> Condition:
+    """A condition that the judge has a say in, while it says nothing: people alone must not decide it otherwise."""
+    return condition.model_copy(update={"verdict": "undecided", "note": f"{why}; it is asked again", "needs_more": 50})
 
 
 def base_artefact(artefact: Path, folder: Path) -> Path:

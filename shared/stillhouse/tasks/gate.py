@@ -13,6 +13,19 @@ from stillhouse.tasks.golden import GoldenFloor
 from stillhouse.tasks.responses import Hallucination, Judge, NonInferiority, Preference, WinRate
 from stillhouse.tasks.section import Section
 
+Question = Literal["teacher", "base", "grounding"]
+
+
+def question_of(wanted: AnswerCondition) -> Question:
+    """What people are asked for the sake of a condition: to compare with the teacher, the base, or what was given."""
+    match wanted:
+        case Preference():
+            return "teacher"
+        case WinRate() | NonInferiority():
+            return "base"
+        case Hallucination():
+            return "grounding"
+
 
 class Gate(Section):
     """The promise, and how much evidence it takes.
@@ -65,18 +78,9 @@ class Gate(Section):
         return tuple(one for one in self.conditions if isinstance(one, AnswerCondition))
 
     @property
-    def questions(self) -> tuple[Literal["teacher", "base", "grounding"], ...]:
+    def questions(self) -> tuple[Question, ...]:
         """What people are asked of each case that they see."""
-        asked: list[Literal["teacher", "base", "grounding"]] = []
-        for wanted in self.about_answers:
-            match wanted:
-                case Preference():
-                    asked.append("teacher")
-                case WinRate() | NonInferiority():
-                    asked.append("base")
-                case Hallucination():
-                    asked.append("grounding")
-        return tuple(dict.fromkeys(asked))
+        return tuple(dict.fromkeys(question_of(wanted) for wanted in self.about_answers))
 
     @property
     def needs_writing(self) -> str | None:

@@ -195,6 +195,16 @@ def test_people_and_a_judge_decide_with_the_rest_and_the_gate_waits_for_them(
     end_replicas(gated.home)
 
 
+@pytest.mark.slow
+def test_a_judge_that_is_away_says_nothing_of_the_student(base, tmp_path) -> None:
+    gated = Gated(tmp_path, base, "http://127.0.0.1:9/v1")
+    judgement = gated.look(0)["judgement"]
+    assert (judgement["verdict"], judgement["final"]) == ("undecided", False)
+    [preference] = [one for one in judgement["conditions"] if one["name"] == "preference"]
+    assert "gave no usable answer" in preference["note"]
+    end_replicas(gated.home)
+
+
 def opinion(one) -> str:
     return "no" if "answer" in one else "tie"
 

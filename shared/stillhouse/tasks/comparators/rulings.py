@@ -12,6 +12,7 @@ from typing import Any, Final
 from stillhouse.tasks.comparators.judge import Question, RubricJudge
 from stillhouse.tasks.responses import Judge
 
+FIRST: Final = 4  # cases that tell whether it answers
 AT_ONCE: Final = 64  # cases between two writings
 
 
@@ -30,7 +31,7 @@ async def rule_all(
     """Which of two answers wins in each of `pairs`, and whether the answer of each of `unchecked` has ground.
 
     Rulings are kept in `folder` under `name` and the judge's version; cases that it has ruled on are not asked again.
-    ValueError where it gave no usable answer to anything that it was asked.
+    ValueError where it gives no usable answer to any of some cases.
     """
     judge = RubricJudge(settings)
     kept = folder / f"{name}.{judge.version}.rulings.jsonl"
@@ -39,28 +40,30 @@ async def rule_all(
     grounded: dict[str, bool] = {row["id"]: row["grounded"] for row in rows if "grounded" in row}
     asked = [one for one in pairs if one.id not in winners]
     looked = [one for one in unchecked if one.id not in grounded]
-    said = 0
     try:
         with kept.open("a", encoding="utf-8") as file:
-            for start in range(0, len(asked), AT_ONCE):
-                for ruling in await judge.rule(asked[start : start + AT_ONCE]):
-                    if ruling.winner is not None:
-                        winners[ruling.id] = ruling.winner
-                        row = {"id": ruling.id, "winner": ruling.winner, "student_first": ruling.student_first}
-                        file.write(json.dumps(row) + "\n")
-                        said += 1
+
+            def keep(rows: Sequence[dict[str, Any]], of: int) -> None:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
                 file.flush()
-            for start in range(0, len(looked), AT_ONCE):
-                part = looked[start : start + AT_ONCE]
-                for one, holds in zip(part, await asyncio.gather(*map(judge.grounded, part)), strict=True):
-                    if holds is not None:
-                        grounded[one.id] = holds
-                        file.write(json.dumps({"id": one.id, "grounded": holds}) + "\n")
-                        said += 1
-                file.flush()
+                if of and not rows:  # it is away, or answers something else: nobody waits for the rest
+                    raise ValueError(f"the judge at {settings.base_url} gave no usable answer to any of {of} cases")
+
+            for part in _parts(asked):
+                ruled = [one for one in await judge.rule(part) if one.winner is not None]
+                winners |= {one.id: one.winner for one in ruled}
+                keep([{"id": o.id, "winner": o.winner, "student_first": o.student_first} for o in ruled], len(part))
+            for part in _parts(looked):
+                found = zip(part, await asyncio.gather(*map(judge.grounded, part)), strict=True)
+                said = {one.id: holds for one, holds in found if holds is not None}
+                grounded |= said
+                keep([{"id": case_id, "grounded": holds} for case_id, holds in said.items()], len(part))
     finally:
         await judge.close()
-    calls = len(asked) + len(looked)
-    if calls and not said:
-        raise ValueError(f"the judge at {settings.base_url} gave no usable answer to any of {calls} cases")
-    return Rulings(winners, grounded, calls)
+    return Rulings(winners, grounded, len(asked) + len(looked))
+
+
+def _parts(questions: Sequence[Question]) -> list[Sequence[Question]]:
+    """A few first, which tell whether it answers at all."""
+    starts = range(FIRST, len(questions), AT_ONCE)
+    return [part for part in (questions[:FIRST], *(questions[i : i + AT_ONCE] for i in starts)) if part]
