@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
+from stillhouse.tasks.data import Data
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.review import Review
@@ -45,6 +46,7 @@ class Task(Section):
     drift: Drift = Drift()
     budget: Budget = Budget()
     review: Review = Review()
+    data: Data = Data()
     prices: PriceBook = Field(default=PriceBook(), description="Of `prices.toml` beside the task file.")
 
     def usd_per_call(self, at: datetime) -> float:
