@@ -12,6 +12,7 @@ from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
 from stillhouse.tasks.comparators.settings import Own, Ranking
 from stillhouse.tasks.conditions import RankingQuality
+from stillhouse.tasks.data import Data
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.rerankers import RerankerStudent
@@ -52,6 +53,7 @@ class Task(Section):
     drift: Drift = Drift()
     budget: Budget = Budget()
     review: Review = Review()
+    data: Data = Data()
     prices: PriceBook = Field(default=PriceBook(), description="Of `prices.toml` beside the task file.")
 
     def usd_per_call(self, at: datetime) -> float:

@@ -30,7 +30,8 @@ class TaskFileError(Exception):
 def load_task(path: Path) -> Task:
     """Read one task file.
 
-    The tables are `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`, `[review]`.
+    The tables are `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`, `[review]`,
+    `[cascade]`, `[data]`.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +64,7 @@ def load_tasks(folder: Path) -> dict[str, Task]:
 
 
 def _build(raw: Mapping[str, Any], path: Path) -> Task:
-    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade"}
+    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade", "data"}
     for table in raw:
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
@@ -73,7 +74,9 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     if not isinstance(raw["task"], dict):
         raise TaskFileError(f"{path}: `task` must be a table; write [task].")
     fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw.get("student", ())}
-    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade") if name in raw}
+    fields |= {
+        name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade", "data") if name in raw
+    }
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
@@ -156,7 +159,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
         where = [part for part in where if part not in ("classifier", "language_model", "reranker")]
         if where[2:3] == ["distill"]:  # a term's kind is no key either
             where[4:5] = [] if where[4:5] in [[kind] for kind in KINDS] else where[4:5]
-    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:
+    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade", "data"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"
     mend = {
