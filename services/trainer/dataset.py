@@ -20,11 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stillhouse.events import DatasetRef
-from stillhouse.quality.near_duplicates import NearDuplicates
+from stillhouse.quality.grounding import Catalogue, ungrounded
+from stillhouse.quality.near_duplicates import NearDuplicates, distinct
+from stillhouse.tasks import Data
 
 SELECT_SHARE: Final = 0.15
 FEWEST_TEXTS: Final = 50
 FEWEST_SELECT: Final = 100
+RANK: Final = {"teacher": 0, "policy": 1, "human": 2}  # whose label of a text wins
 
 Split = Literal["train", "select"]
 COLUMNS: Final = ("example_id", "time", "input_sha256", "output", "provenance", "sample", "group")
@@ -68,6 +71,41 @@ def teachable(rows: Sequence[dict[str, Any]], suspects: Collection[str], teacher
     ]
 
 
+def grounded(rows: Sequence[dict[str, Any]], catalogue: Catalogue | None) -> list[dict[str, Any]]:
+    """Answers (see `Store.reviewed_examples`) that state nothing that their request did not give.
+
+    What a person approved or wrote stays, whatever the rules say of it.
+    """
+    return [
+        row for row in rows if row["provenance"] == "human" or not ungrounded(row["output"], [row["input"]], catalogue)
+    ]
+
+
+def within_quotas(rows: Sequence[dict[str, Any]], data: Data) -> list[dict[str, Any]]:
+    """The examples of the newest texts of each provenance, as many as `data` allows. A text is of its best provenance.
+
+    Rules teach nothing where it allows none of theirs.
+    """
+    rows = [row for row in rows if data.policy > 0 or row["provenance"] != "policy"]
+    best = _newest(rows)
+    allowed = {"teacher": data.teacher, "human": data.human, "policy": data.policy}
+    kept: set[str] = set()
+    for provenance, most in allowed.items():
+        of = [row["input_sha256"] for row in sorted(best.values(), key=_order) if row["provenance"] == provenance]
+        kept.update(of if most is None else of[len(of) - min(most, len(of)) :])
+    return [row for row in rows if row["input_sha256"] in kept]
+
+
+def without_repeats(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The examples (with their `input`) of one text of each set of texts that are the same but for a few letters.
+
+    A person's comes before a rule's, a rule's before the teacher's, and a newer one before an older one.
+    """
+    best = sorted(_newest(rows).values(), key=lambda row: (RANK[row["provenance"]], _order(row)), reverse=True)
+    kept = {best[place]["input_sha256"] for place in distinct([row["input"] for row in best])}
+    return [row for row in rows if row["input_sha256"] in kept]
+
+
 def choose(
     rows: Sequence[dict[str, Any]],
     *,
@@ -75,17 +113,18 @@ def choose(
     since: datetime | None,
     replay_share: float = 0.3,
     by_group: bool = False,
+    rules_teach: bool = False,
 ) -> list[Chosen]:
     """Which examples make the dataset, oldest first.
 
-    `rows` hold `COLUMNS`. Policy answers are left out; of examples with one normalised text the newest stands for all.
+    `rows` hold `COLUMNS`. Policy answers are left out unless `rules_teach`; of examples with one normalised text the
+    newest stands for all, a person's before others.
     At most `largest` texts are used: the newest, of which up to `replay_share` are from before `since` (the last
     drift), so that the student still knows what came before. Raises `DataError` for fewer than 50 texts or 2 answers.
     """
-    kept = [row for row in rows if row["provenance"] != "policy"]
+    kept = [row for row in rows if rules_teach or row["provenance"] != "policy"]
     weights = Counter(row["input_sha256"] for row in kept)
-    newest = {row["input_sha256"]: row for row in sorted(kept, key=_order)}
-    texts = _mix(sorted(newest.values(), key=_order), largest, since, replay_share)
+    texts = _mix(sorted(_newest(kept).values(), key=_order), largest, since, replay_share)
     if len(texts) < FEWEST_TEXTS:
         raise DataError(f"Only {len(texts)} distinct texts are recorded; {FEWEST_TEXTS} are needed to train.")
     if len({row["output"] for row in texts}) < 2:
@@ -150,6 +189,11 @@ def freeze(chosen: Sequence[Chosen], folder: Path, cutoff: datetime) -> DatasetR
         n_select=counts["select"],
         cutoff=cutoff,
     )
+
+
+def _newest(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The example that stands for each text, by its hash."""
+    return {row["input_sha256"]: row for row in sorted(rows, key=lambda row: (RANK[row["provenance"]], _order(row)))}
 
 
 def _order(row: dict[str, Any]) -> tuple[datetime, str]:

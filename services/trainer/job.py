@@ -13,6 +13,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,19 +21,33 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from services.trainer.dataset import DataError, choose, freeze, replay_weight, teachable, without_golden
+from services.trainer.card import card_of, write_card
+from services.trainer.dataset import (
+    DataError,
+    choose,
+    freeze,
+    grounded,
+    replay_weight,
+    teachable,
+    within_quotas,
+    without_golden,
+    without_repeats,
+)
 from services.trainer.remedy import candidate_with
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
 from stillhouse.quality.corrections import suspect_labels
+from stillhouse.quality.grounding import Catalogue
 from stillhouse.store import Store
 from stillhouse.tasks import LanguageModel, StudentCandidate, Task
 from stillhouse.tasks.golden import read_golden
+from stillhouse.tasks.responses import Hallucination
 
 JOB_FILE: Final = "job.json"
 CURVES_FILE: Final = "curves.json"
+QUOTAS: Final = "beyond the quotas of [data]"
 REVIEWED_FILE: Final = "reviewed.json"  # what people's verdicts changed in the dataset
 
 
@@ -194,7 +209,8 @@ def _data(
             if task.labels
             else set()
         )
-        taught = teachable(rows, suspects, teacher_version)
+        taught, removed = mixed(task, rows, suspects, teacher_version)
+        removed = {"repeat the golden set": left_out, **removed}
         by_group = task.group_by == "group"
         chosen = choose(
             taught,
@@ -202,11 +218,14 @@ def _data(
             since=since,
             replay_share=task.drift.replay_share,
             by_group=by_group,
+            rules_teach=task.data.policy > 0,
         )
         dataset = freeze(chosen, home / "datasets", cutoff)
+        card = card_of(task, dataset, chosen, taught, removed, recorded=len(recorded), since=job.get("since"))
+        write_card(card, home / "datasets")
         reviewed = {
             "texts_with_human_label": sum(item.review_id is not None for item in chosen),
-            "examples_left_out": len(rows) - len(taught),
+            "examples_left_out": sum(removed.values()) - left_out - removed[QUOTAS],
             "suspect_labels": sorted(suspects),
         }
         write_json(folder / REVIEWED_FILE, reviewed)
@@ -233,6 +252,34 @@ def _data(
     if not texts["train"] or not texts["select"]:
         raise DataError("No example is left to train on: all were erased, or their labels are not the task's.")
     return dataset, texts["train"], texts["select"], teacher_version, left_out
+
+
+def mixed(
+    task: Task, rows: list[dict[str, Any]], suspects: set[str], teacher_version: str
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The reviewed examples that may teach, and how many each reason took out. Raises `DataError`."""
+    checked = next((one for one in task.gate.conditions if isinstance(one, Hallucination)), None)
+    steps: list[tuple[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]] = [
+        ("flagged by a person", lambda left: [row for row in left if row["verdict"] != "flag"]),
+        ("with a label that people often correct", lambda left: teachable(left, suspects, teacher_version)),
+    ]
+    if task.data.grounded or checked is not None:  # what a teacher makes up must not be copied
+        try:
+            named = checked.catalogue if checked is not None else None
+            catalogue = Catalogue.read(named) if named is not None else None
+        except ValueError as error:
+            raise DataError(f"The catalogue of the gate's hallucination condition: {error}.") from None
+        steps.append(("state what was not given", lambda left: grounded(left, catalogue)))
+    steps.append((QUOTAS, lambda left: within_quotas(left, task.data)))
+    if task.data.distinct:
+        # Before the quotas: what repeats must not fill them.
+        steps.insert(len(steps) - 1, ("nearly repeat another text", without_repeats))
+    removed = {}
+    for reason, step in steps:
+        left = step(rows)
+        removed[reason] = len(rows) - len(left)
+        rows = left
+    return rows, removed
 
 
 def _golden(task: Task) -> list[str]:

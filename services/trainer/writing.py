@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from services.trainer.next_rung import next_rung_cpu_s, weights_of
-from stillhouse.bus.jobs import write_json
+from stillhouse.bus.jobs import read_json, write_json
 from stillhouse.environments.environment import root
 from stillhouse.events import ArtefactRef
 from stillhouse.models.artefact import publish
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from stillhouse.distill.causal_lm.forms import Measured
 
 CURVES_FILE: Final = "curves.json"
-MERGED: Final = "merged"
 
 
 def make_writer(
@@ -55,6 +56,7 @@ def make_writer(
     wanted_forms(candidate)  # what the machine cannot serve is refused before it is trained
     report("base", 0.0)
     base = base_folder(candidate.base, root().parent / "bases")
+    teacher = None if candidate.teacher_model is None else base_folder(candidate.teacher_model, root().parent / "bases")
     train, select = [_text(one) for one in train_rows], [_text(one) for one in select_rows]
     examples: tuple[tuple[str, str], ...] = ()
     instruction = ""
@@ -64,7 +66,7 @@ def make_writer(
             spec = _spec_of(student_id, task, candidate, base, numbers, examples)
             instruction = _instructed(folder, spec, merged, candidate, train, compare.same, home, numbers, report)
     else:
-        merged, numbers = _tuned(folder, candidate, base, train, select, curves, report)
+        merged, numbers = _tuned(folder, candidate, base, teacher, train, select, curves, report)
     spec = replace(_spec_of(student_id, task, candidate, base, numbers, examples), instruction=instruction)
     form = choose_form(
         merged, spec, candidate, train, select, compare.same, home, folder, task.cascade.confidence, report
@@ -137,59 +139,109 @@ def _tuned(
     folder: Path,
     candidate: LanguageModel,
     base: Path,
+    teacher: Path | None,
     train: list[WrittenText],
     select: list[WrittenText],
     curves: list[dict[str, Any]],
     report: Progress,
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of the tuned model, merged; made by an earlier attempt, or now."""
-    from stillhouse.bus.jobs import read_json
-    from stillhouse.distill.causal_lm.sft import Progress as Part
+    from stillhouse.distill.causal_lm.saving import FIGURES, MERGED, save
     from stillhouse.distill.causal_lm.sft import tune
 
-    merged, kept = folder / MERGED, folder / "tuned.json"
-    numbers = read_json(kept)
+    numbers = read_json(folder / FIGURES)
     if numbers is not None:
-        return merged, numbers
+        return folder / MERGED, numbers
 
-    def on_progress(part: Part) -> None:
-        curves.append(asdict(part))
+    def on_progress(part: dict[str, Any]) -> None:
+        curves.append(part)
         write_json(folder / CURVES_FILE, curves)
-        report("training", part.fraction, **{k: v for k, v in asdict(part).items() if k != "fraction"})
+        report("training", part["fraction"], **{k: v for k, v in part.items() if k != "fraction"})
 
     report("training", 0.0)
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
-    tuned = tune(
-        candidate,
-        base,
-        train,
-        select,
-        on_progress=on_progress,
-        checkpoint_dir=checkpoints,
-        threads=os.cpu_count() or 1,
-    )
-    report("merging", 1.0)
-    shutil.rmtree(merged, ignore_errors=True)
-    tuned.model.save_pretrained(str(merged), safe_serialization=True)
-    tuned.tokenizer.save_pretrained(str(merged))
-    numbers = {
-        "too_long": tuned.too_long,
-        "trained_tokens": tuned.trained_tokens,
-        "answer_tokens": tuned.answer_tokens,
-        "packing_share": tuned.packing_share,
+    if candidate.processes > 1:
+        numbers = _together(folder, candidate, base, teacher, train, select, on_progress)
+    else:
+        checkpoints = folder / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        tuned = tune(
+            candidate,
+            base,
+            train,
+            select,
+            on_progress=lambda part: on_progress(asdict(part)),
+            checkpoint_dir=checkpoints,
+            threads=os.cpu_count() or 1,
+            teacher=teacher,
+        )
+        report("merging", 1.0)
+        numbers = save(tuned, folder)
+    return folder / MERGED, numbers
+
+
+def _together(
+    folder: Path,
+    candidate: LanguageModel,
+    base: Path,
+    teacher: Path | None,
+    train: list[WrittenText],
+    select: list[WrittenText],
+    on_progress: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Train in several processes of torchrun, in a folder that is gone when they end well. Raises `ModelError`."""
+    from stillhouse.distill.causal_lm.saving import FIGURES, MERGED, write_texts
+
+    work = folder / "together"
+    work.mkdir(exist_ok=True)
+    (work / "error.json").unlink(missing_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // candidate.processes)
+    job = {
+        "student": candidate.model_dump(mode="json"),
+        "base": str(base),
+        "teacher": None if teacher is None else str(teacher),
+        "threads": threads,
     }
-    write_json(kept, numbers)
-    return merged, numbers
+    write_json(work / "job.json", job)
+    write_texts(work / "train.jsonl", train)
+    write_texts(work / "select.jsonl", select)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", str(candidate.processes), "-m", "stillhouse.distill.causal_lm", str(work)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    last = "it said nothing"
+    process = subprocess.Popen(
+        launch, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith('{"fraction"'):
+                on_progress(json.loads(line))
+            elif line.strip():
+                last = line.strip()
+        code = process.wait()
+    except BaseException:
+        process.terminate()  # torchrun ends its processes, then itself
+        process.wait()
+        raise
+    if (failed := read_json(work / "error.json")) is not None:
+        raise ModelError(failed["message"])
+    if code != 0:
+        raise RuntimeError(f"training in {candidate.processes} processes ended with status {code}: {last[:300]}")
+    shutil.rmtree(folder / MERGED, ignore_errors=True)
+    os.rename(work / MERGED, folder / MERGED)
+    numbers: dict[str, Any] = read_json(work / FIGURES)
+    write_json(folder / FIGURES, numbers)
+    shutil.rmtree(work)  # it holds texts
+    return numbers
 
 
 def _prompted(
     folder: Path, candidate: LanguageModel, base: Path, train: list[WrittenText], report: Progress
 ) -> tuple[Path, dict[str, Any], tuple[tuple[str, str], ...]]:
     """The folder of the base model as it is, and the examples for its prompt; of an earlier attempt, or now."""
-    from stillhouse.bus.jobs import read_json
     from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
     from stillhouse.distill.causal_lm.few_shot import choose_examples, prompt_tokens
+    from stillhouse.distill.causal_lm.saving import MERGED
 
     merged, kept = folder / MERGED, folder / "prompted.json"
     made = read_json(kept)

@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stillhouse.events import Condition
 from stillhouse.quality.eprocess import AgreementTest
+
+if TYPE_CHECKING:
+    from stillhouse.distill.causal_lm.forgetting import Forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,7 @@ class Outcome:
     """What the student said about one case, and what the teacher had said.
 
     `agrees` is what the task's comparator says; None, as in outcomes written before it was kept: the labels decide.
+    Of a task that generates `label` and `teacher` are empty.
     `champion_loss` is the live student's loss on the same case, where it was asked. `chars` is the input's length,
     `language` its language where the gate asks for it.
     """
@@ -74,6 +79,9 @@ class Facts:
     golden: tuple[Faced, ...] = ()
     leaked: int = 0  # golden cases that the student was trained on
     teacher: AgreementTest | None = None  # of the teacher with itself
+    forgetting: Forgotten | None = None
+    opinions: tuple[Condition, ...] = ()  # what a judge and people decide
+    unasked: int = 0  # what people are still to say of cases that they are shown
 
 
 def eligible(row: Mapping[str, Any], cutoff: datetime, learnt: Set[str], known: Set[str]) -> bool:

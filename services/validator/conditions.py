@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,20 @@ from stillhouse.quality.eprocess import AgreementTest
 from stillhouse.quality.forecast import fewest
 from stillhouse.quality.slices import SliceFinding, judge_differences, judge_slices
 from stillhouse.tasks import Task
-from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF, Calibration, Cost, Memory, Recall, Size, Slice
+from stillhouse.tasks.conditions import (
+    RECALL_GAINED,
+    RECALL_OF,
+    Calibration,
+    Cost,
+    Forgetting,
+    Memory,
+    Recall,
+    Size,
+    Slice,
+)
+
+if TYPE_CHECKING:
+    from stillhouse.distill.causal_lm.forgetting import Forgotten
 
 SHARE_OF_A_LABEL = 0.01  # of the cases: labels that the task does not name are judged from here on
 
@@ -36,7 +50,7 @@ def conditions_of(
         coverage.condition(),
         _payback(task, coverage, costs),
     ]
-    for wanted in task.gate.condition:
+    for wanted in task.gate.conditions:
         match wanted:
             case Recall():
                 found += _recall(wanted, threshold, cases, alpha)
@@ -51,8 +65,10 @@ def conditions_of(
             case Memory() if facts.memory_bytes is not None:
                 note = "MB, peak of a process that loads the artefact and answers, measured here"
                 found.append(_at_most("memory", facts.memory_bytes / 1e6, wanted.ceiling, note))
+            case Forgetting() if facts.forgetting is not None:
+                found += _forgetting(wanted, facts.forgetting)
             case _:
-                continue  # latency is decided in shadow
+                continue  # latency is decided in shadow, answers in free words by a judge and people
     return found + _golden(task, facts)
 
 
@@ -276,6 +292,28 @@ def _at_most(name: str, value: float, ceiling: float, note: str) -> Condition:
     """A measurement against its ceiling: the same artefact has the same size, so there is nothing to infer."""
     verdict = "passed" if value <= ceiling else "failed"
     return Condition(name=name, verdict=verdict, ceiling=ceiling, estimate=value, n=1, note=note)
+
+
+def _forgetting(wanted: Forgetting, found: Forgotten) -> list[Condition]:
+    """Two conditions on a list of probes: it is no sample, so there is nothing to infer."""
+    kl = Condition(
+        name="forgetting",
+        verdict="passed" if found.kl <= wanted.ceiling else "failed",
+        ceiling=wanted.ceiling,
+        estimate=found.kl,
+        n=found.tokens,
+        note=f"KL(base, student), nats a token, over {found.tokens} tokens that are not of the task",
+    )
+    share = found.kept / found.known if found.known else 1.0
+    kept = Condition(
+        name="probes kept",
+        verdict="passed" if share >= wanted.floor else "failed",
+        floor=wanted.floor,
+        estimate=share,
+        n=found.known,
+        note=f"of {found.known} probes that the base model gets right, of {found.probes}; a list and no sample",
+    )
+    return [kl, kept]
 
 
 def _golden(task: Task, facts: Facts) -> list[Condition]:

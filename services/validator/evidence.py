@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.validator.cases import Faced, Facts, Outcome, eligible
 from services.validator.examination import examine, leaked
 from services.validator.judged import Judged, Row, judged
-from services.validator.measure import peak_memory
 from stillhouse.events import StudentRoute, StudentTrained
 from stillhouse.models.artefact import folder_of, verify
 from stillhouse.models.language import language_identifier
@@ -19,8 +19,21 @@ from stillhouse.quality.self_agreement import repeats, teacher_agreement
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.tasks.comparators import Comparison
-from stillhouse.tasks.conditions import Memory, Slice
+from stillhouse.tasks.conditions import Forgetting, Memory, Slice
 from stillhouse.tasks.golden import read_golden
+
+if TYPE_CHECKING:
+    from stillhouse.distill.causal_lm.forgetting import Forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """New cases: outcomes, CPU seconds of one prediction (0 without cases), and what was asked and answered."""
+
+    outcomes: list[Outcome]
+    cpu_each: float
+    rows: list[dict[str, Any]]
+    said: list[tuple[str, float]]
 
 
 def champion_loss(
@@ -54,8 +67,8 @@ def outcomes_of(
     known: set[str],
     compare: Comparison,
     champion: Callable[[Sequence[Row]], list[bool]] | None,
-) -> tuple[list[Outcome], float]:
-    """Outcomes of new gate cases in order of time, and CPU seconds of one prediction (0 without cases)."""
+) -> Fresh:
+    """New gate cases in order of time."""
     learnt = {row["input_sha256"] for row in frozen} | {row["example_id"] for row in frozen}
     rows = [
         row
@@ -65,12 +78,14 @@ def outcomes_of(
     said, cpu = model.answer(rows)
     losses = champion(rows) if champion is not None else [None] * len(rows)
     language_of = _language_of(task)
+    # What was written is kept where an erasure finds it, if at all: a gate's evidence holds labels, no texts.
+    texts = not task.labels
     outcomes = [
         Outcome(
             row["example_id"],
-            label,
+            "" if texts else label,
             confidence,
-            row["output"],
+            "" if texts else row["output"],
             agrees=compare.same(label, row["output"]),
             time=row["time"].isoformat(),
             group=row["group"],
@@ -80,12 +95,12 @@ def outcomes_of(
         )
         for (label, confidence), row, lost in zip(said, rows, losses, strict=True)
     ]
-    return outcomes, cpu / len(rows) if rows else 0.0
+    return Fresh(outcomes, cpu / len(rows) if rows else 0.0, rows, said)
 
 
 def _language_of(task: Task) -> Callable[[str], str | None]:
     """What names a text's language, where a condition asks for it."""
-    slices = [wanted for wanted in task.gate.condition if isinstance(wanted, Slice) and wanted.by == "language"]
+    slices = [wanted for wanted in task.gate.conditions if isinstance(wanted, Slice) and wanted.by == "language"]
     if not slices:
         return lambda text: None
     known = {code for wanted in slices for code in wanted.languages}
@@ -107,14 +122,17 @@ def facts_of(
 ) -> Facts:
     """What is measured once or counted in full; nothing that the task does not ask for."""
     memory = None
-    if any(isinstance(one, Memory) for one in task.gate.condition):
-        memory = peak_memory(folder_of(student.artefact), [row["input"] for row in recorded[-100:]])
+    if any(isinstance(one, Memory) for one in task.gate.conditions):
+        memory = model.memory_bytes([row["input"] for row in recorded[-100:]])
+    forgetting = None
+    if (wanted := next((one for one in task.gate.conditions if isinstance(one, Forgetting)), None)) is not None:
+        forgetting = forgotten_by(folder_of(student.artefact), wanted)
     faced: tuple[Faced, ...] = ()
     learnt = 0
     if task.gate.golden is not None:
         golden = read_golden(task.gate.golden, task.labels)
         said, _ = model.answer([{"input": case.input} for case in golden])
-        faced = examine(task, golden, said, threshold)
+        faced = examine(task, golden, said, threshold, compare.same)
         ids = {row["example_id"] for row in frozen}
         texts = (row["input"] for row in recorded if row["example_id"] in ids)
         learnt = leaked(golden, texts, {row["input_sha256"] for row in frozen})
@@ -124,7 +142,22 @@ def facts_of(
         if row["provenance"] == "teacher"
     )
     teacher = teacher_agreement(repeats(asked), compare.same, 1.0 - task.gate.epsilon, alpha)
-    return Facts(student.artefact.size, memory, faced, learnt, teacher)
+    return Facts(student.artefact.size, memory, faced, learnt, teacher, forgetting=forgetting)
+
+
+def forgotten_by(artefact: Path, wanted: Forgetting) -> Forgotten:
+    """What the student in `artefact` has forgotten of its base model. Raises `ModelError`."""
+    from stillhouse.distill.causal_lm.base import base_folder
+    from stillhouse.distill.causal_lm.forgetting import forgotten, read_probes
+    from stillhouse.environments.environment import root
+    from stillhouse.models.causal_lm import CausalLmSpec
+
+    base = base_folder(CausalLmSpec.read(artefact).base, root().parent / "bases")
+    try:
+        probes = read_probes(wanted.probes)
+    except ValueError as error:
+        raise LookupError(f"The probes of what may be forgotten cannot be used: {error}.") from None
+    return forgotten(base, artefact, probes)
 
 
 def golden_version(task: Task) -> str | None:

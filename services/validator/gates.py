@@ -16,6 +16,7 @@ from services.validator.lineage import EVALUATED_FILE
 from services.validator.verdicts import Verdicts
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Job, JobQueue, read_json, run_process, write_json
 from stillhouse.events import Condition, CostIncurred, Event, Measured, StudentEvaluated, StudentTrained, follow_id, now
+from stillhouse.review.answers import count_opinions, folder_of_student
 from stillhouse.store import Store
 from stillhouse.tasks import Task
 from stillhouse.telemetry import names
@@ -32,12 +33,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An undecided gate: look again when `wanted` examples more than `counted` are recorded."""
+    """An undecided gate: look again when `wanted` examples more than `counted` are recorded, or people said more.
+
+    `told` is how often people had said something of the student's answers.
+    """
 
     student: StudentTrained
     round: int
     counted: int
     wanted: int
+    told: int = 0
 
 
 class Gates:
@@ -120,7 +125,9 @@ class Gates:
             if outcome is None:
                 await self._look(gate_id, number)
             else:
-                self._waiting[gate_id] = Waiting(student, number, outcome["counted"], outcome["wanted"])
+                self._waiting[gate_id] = Waiting(
+                    student, number, outcome["counted"], outcome["wanted"], outcome.get("told", 0)
+                )
 
     async def check_regularly(self) -> None:
         """Look again at waiting gates for which enough examples were recorded, until cancelled."""
@@ -136,7 +143,8 @@ class Gates:
         for gate_id, waiting in list(self._waiting.items()):
             student = waiting.student
             count = await asyncio.to_thread(self._store.count_examples, student.task_key, student.dataset.cutoff)
-            if count - waiting.counted >= waiting.wanted:
+            told = await asyncio.to_thread(count_opinions, folder_of_student(self._home, student.student_id))
+            if count - waiting.counted >= waiting.wanted or told > waiting.told:
                 # Out of the list first: the next round may end, and wait anew, before this line is left.
                 del self._waiting[gate_id]
                 try:
@@ -221,12 +229,13 @@ class Gates:
                 gate = self._home / "jobs" / gate_id
                 await asyncio.to_thread(write_json, gate / EVALUATED_FILE, evaluated.model_dump(mode="json"))
                 await self.to_log.put(gate)
-        await self._publish(_cost(task, student, f"{gate_id}.{number}", kind, float(result["cpu_seconds"])))
-        counted = int(result.get("counted", 0))
-        outcome = {"final": final, "counted": counted, "wanted": wanted}
+        look, judge_usd = f"{gate_id}.{number}", float(result.get("judge_usd", 0.0))
+        await self._publish(_cost(task, student, look, kind, float(result["cpu_seconds"]), judge_usd))
+        counted, heard = int(result.get("counted", 0)), int(result.get("told", 0))
+        outcome = {"final": final, "counted": counted, "wanted": wanted, "told": heard}
         await asyncio.to_thread(write_json, folder / OUTCOME_FILE, outcome)
         if not final:
-            self._waiting[gate_id] = Waiting(student, number, counted, wanted)
+            self._waiting[gate_id] = Waiting(student, number, counted, wanted, heard)
         elif kind == "offline":
             self._show(gate_id, student, decided=True)
 
@@ -261,6 +270,8 @@ def _evaluated(task: Task, student: StudentTrained, result: dict[str, Any]) -> S
         verdict=judgement["verdict"],
         teacher_version=student.teacher_version,
         agreement=_measured(conditions, "agreement"),
+        human_win_rate=_measured(conditions, "win rate"),
+        hallucination_rate=_measured(conditions, "hallucination"),
         cost_reduction=_measured(conditions, "cost"),
         conditions=conditions,
         golden_version=result.get("golden_version"),
@@ -274,14 +285,16 @@ def _measured(conditions: list[Condition], name: str) -> Measured | None:
     return None
 
 
-def _cost(task: Task, student: StudentTrained, look: str, kind: str, cpu_seconds: float) -> CostIncurred:
+def _cost(
+    task: Task, student: StudentTrained, look: str, kind: str, cpu_seconds: float, judge_usd: float
+) -> CostIncurred:
     return CostIncurred(
         id=follow_id(look, CostIncurred.TYPE, "gate"),
         tenant=task.tenant,
         task=task.name,
         cause_id=look,
         kind="gate",
-        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(now()),
+        usd=cpu_seconds / 3600 * task.usd_per_cpu_hour(now()) + judge_usd,
         cpu_seconds=cpu_seconds,
-        note=f"{kind} gate of {student.student_id}",
+        note=f"{kind} gate of {student.student_id}" + (f", {judge_usd:g} USD of it the judge's" if judge_usd else ""),
     )

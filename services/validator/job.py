@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from services.validator.account import share, spent
+from services.validator.answers import Opinions, keep, opinions_of
 from services.validator.cases import Costs, Facts, Outcome
 from services.validator.evidence import champion_loss, facts_of, golden_version, outcomes_of
 from services.validator.judged import Judged, judged
@@ -68,7 +69,7 @@ def main(folder: Path) -> int:
             write_json(folder / ERROR_FILE, {"message": str(error)})
             return PERMANENT
         used = resource.getrusage(resource.RUSAGE_SELF)
-        beside = model.beside_s if model is not None else 0.0
+        beside = (model.beside_s if model is not None else 0.0) + result.pop("beside_s", 0.0)
         write_json(folder / RESULT_FILE, result | {"cpu_seconds": used.ru_utime + used.ru_stime + beside})
     return 0
 
@@ -86,17 +87,22 @@ def offline(gate: Path, task: Task, student: StudentTrained, model: Judged, stor
 
     known = [Outcome(**entry) for entry in read_json(gate / "outcomes.json") or []]
     champion = champion_loss(fixed.get("champion"), compare, home)
-    fresh, cpu_each = outcomes_of(
-        task, student, model, store, frozen, {outcome.case_id for outcome in known}, compare, champion
-    )
-    outcomes = (known + fresh)[: task.gate.max_cases]
+    fresh = outcomes_of(task, student, model, store, frozen, {outcome.case_id for outcome in known}, compare, champion)
+    if task.gate.about_answers:  # first: what counts as judged below is not asked again
+        keep(task, student.student_id, home, fresh.rows, fresh.said, threshold)
+    outcomes = (known + fresh.outcomes)[: task.gate.max_cases]
     write_json(gate / "outcomes.json", [asdict(outcome) for outcome in outcomes])
 
     price = task.budget.usd_per_cpu_hour / 3600
-    student_usd = (cpu_each or float(fixed["cpu_each"])) * price
+    student_usd = (fresh.cpu_each or float(fixed["cpu_each"])) * price
     overhead = (student.cpu_seconds + time.process_time()) * price
     recorded = store.examples(task.key).to_pylist()
     facts = facts_of(task, student, model, recorded, frozen, threshold, alpha, compare)
+    opinions = Opinions()
+    if task.gate.about_answers:
+        artefact = folder_of(student.artefact)
+        opinions = opinions_of(task, student.student_id, artefact, gate, home, alpha, compare)
+        facts = replace(facts, opinions=opinions.conditions, unasked=opinions.left)
     judgement = judge(task, threshold, outcomes, alpha, Costs(student_usd, overhead), facts)
     metrics = _metrics(outcomes, threshold, facts)
     folder = home / "evaluations" / student.student_id
@@ -130,6 +136,9 @@ def offline(gate: Path, task: Task, student: StudentTrained, model: Judged, stor
         "golden_version": golden_version(task),
         "metrics": metrics | {"student_usd": student_usd, "select_coverage": float(fixed["coverage"])},
         "counted": counted,
+        "told": opinions.told,
+        "judge_usd": opinions.usd,
+        "beside_s": opinions.beside_s,
         "report_uri": report.resolve().as_uri(),
     }
 
@@ -181,7 +190,7 @@ def _fix(
 
 
 def _compares_with_champion(task: Task) -> bool:
-    return any(isinstance(one, Recall) and one.margin is not None for one in task.gate.condition)
+    return any(isinstance(one, Recall) and one.margin is not None for one in task.gate.conditions)
 
 
 def replay(task: Task, student: StudentTrained, model: Judged, store: Store, request_ids: list[str]) -> dict[str, Any]:

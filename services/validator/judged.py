@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from services.validator.measure import peak_memory
 from stillhouse.models.causal_lm import ARCHITECTURE
 from stillhouse.models.chat.request import ChatRequest
+from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
 from stillhouse.settings import Settings
 
@@ -30,6 +32,10 @@ class Judged(Protocol):
         """Output and confidence for each row, and the CPU seconds of all. Raises `ModelError`."""
         ...
 
+    def memory_bytes(self, texts: Sequence[str]) -> int:
+        """Peak resident bytes of what loads the artefact and answers `texts`. Raises `ModelError`."""
+        ...
+
 
 class Classifier:
     """A student that classifies."""
@@ -40,6 +46,7 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         """Loads the artefact. Raises `ModelError`."""
+        self._folder = folder
         self._model = OnnxStudent(folder)
 
     def answer(self, rows: Sequence[Row]) -> tuple[list[tuple[str, float]], float]:
@@ -47,6 +54,10 @@ class Classifier:
         started = time.process_time()
         said = [self._model.predict_text(row["input"])[:2] for row in rows]
         return said, time.process_time() - started
+
+    def memory_bytes(self, texts: Sequence[str]) -> int:
+        """Of a process of its own."""
+        return peak_memory(self._folder, texts)
 
 
 class Writer:
@@ -60,6 +71,7 @@ class Writer:
         """Starts nothing yet."""
         self._folder, self._home, self._url = folder, home, url
         self.beside_s = 0.0
+        self._peak = 0
 
     def answer(self, rows: Sequence[Row]) -> tuple[list[tuple[str, float]], float]:
         """Many at once, as it serves; what it could not answer has confidence 0."""
@@ -70,7 +82,16 @@ class Writer:
         requests = [ChatRequest.of(row.get("input_type") or "text", row["input"]) for row in rows]
         asked = ask_all(self._folder, self._home, requests, url=self._url)
         self.beside_s += asked.spent_cpu_s
+        self._peak = max(self._peak, asked.memory_bytes)
         return [(one.output, one.confidence) for one in asked.answers], asked.cpu_seconds
+
+    def memory_bytes(self, texts: Sequence[str]) -> int:
+        """Of its replica's processes together, while they answered; asks `texts` where it was asked nothing yet."""
+        if not self._peak:
+            self.answer([{"input": text} for text in texts])
+        if not self._peak:
+            raise ModelError(f"{self._folder}: its memory cannot be measured; its replica is on another machine.")
+        return self._peak
 
 
 def judged(architecture: str, folder: Path, home: Path) -> Judged:

@@ -46,10 +46,13 @@ def judge(
         return Judgement("failed", refusal, 0, 0.0, None, None, None, None, None, True)
     cases = outcomes[: task.gate.max_cases]
     n, left = len(cases), task.gate.max_cases - len(cases)
-    conditions = [_priced(one, left, task) for one in conditions_of(task, threshold, cases, alpha, costs, facts)]
+    by_cases = [_priced(one, left, task) for one in conditions_of(task, threshold, cases, alpha, costs, facts)]
+    conditions = [*by_cases, *facts.opinions]
     verdicts = {condition.verdict for condition in conditions}
     verdict: Verdict = "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
-    final = verdict != "undecided" or left <= 0
+    # People may still be asked when no case is left to be judged.
+    waits = facts.unasked > 0 and all(one.verdict != "undecided" for one in by_cases)
+    final = verdict != "undecided" or (left <= 0 and not waits)
     open_ = [condition.needs_more or 1 for condition in conditions if condition.verdict == "undecided"]
     needs_more = None if final else max(open_)
     agreement = conditions[0]
@@ -65,7 +68,9 @@ def judge(
         needs_more=needs_more,
         final=final,
         conditions=conditions,
-        costs_usd=None if needs_more is None else needs_more * task.teacher.usd_per_call,
+        costs_usd=None
+        if needs_more is None
+        else max(one.costs_usd or 0.0 for one in conditions if one.verdict == "undecided"),
     )
 
 

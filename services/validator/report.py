@@ -30,7 +30,7 @@ def render(
 
     No input text is on it.
     """
-    lost = Counter(o.teacher for o in outcomes if o.loss(threshold))
+    lost = Counter(o.teacher for o in outcomes if o.teacher and o.loss(threshold))  # written answers are no labels
     asked = Counter(o.teacher for o in outcomes)
     paragraphs = [
         f"{judgement.reason}.",

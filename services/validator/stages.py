@@ -126,7 +126,7 @@ def _latency(state: Shadow, gate: Gate, enough: bool, alpha: float) -> Condition
 
 
 def _latency_of(gate: Gate) -> Latency | None:
-    return next((one for one in gate.condition if isinstance(one, Latency)), None)
+    return next((one for one in gate.conditions if isinstance(one, Latency)), None)
 
 
 def canary_step(state: Canary, audit_loss: bool, would_serve: bool, *, selective: bool = False) -> Canary:

@@ -5,16 +5,21 @@ with confidence 95 %, on the calibration part. `escalation_at_97`: share sent to
 texts are served and different. `promise_broken_rate`: calibration sets of the same size are drawn 1,000 times with
 replacement from the test texts, so that the true risk of every threshold is known; the worse of the two promises.
 
+Agreement is with the recorded teacher (`teacher`) where the rows have one. Rows of text and label alone have none: then
+the label stands for its answer, as if a teacher that is always right had been asked (clinc150, commit_type_stream).
+
 Stillhouse: the students that the trainer makes, with their exported confidence, certified by the walk that `quality`
 has. `stillhouse` is the rung that serves most at half the risk on the select part, which is how a threshold is chosen.
 Peers: an embedding + logistic regression student under the same exact binomial walk; TRACER with its own certificate,
-on these parts, and (`tracer_own_split`) as it splits them itself, which mixes training texts into its calibration; and,
-on Stillhouse's best student, an empirical threshold (FrugalGPT, RouteLLM) and MAPIE's Learn-then-Test.
+on these parts, and (`tracer_own_split`) as it splits them itself, which mixes training texts into its calibration, both
+without its forests and boosted trees (`SKIPPED`), with which one fit takes over 15 minutes; and, on Stillhouse's best
+student, an empirical threshold (FrugalGPT, RouteLLM) and MAPIE's Learn-then-Test.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +46,7 @@ LADDER = {
     "stillhouse_joint": StudentCandidate(architecture="joint"),
 }
 TRACER = ("tracer-llm==0.3.3",)
+TRACER_S, ALL_S = 800.0, 1100.0  # since a data set was begun: TRACER on everybody's parts, and then by itself
 MAPIE = ("mapie==1.6.0",)
 SKIPPED = ("gbt", "xgb", "rf", "et", "dt")  # of TRACER's candidates: with all of them a fit takes over 15 minutes
 HEADINGS = ("system", "coverage at 95 %", "agreement there", "escalated at 97 %", "agreement there", "promise broken")
@@ -82,10 +88,11 @@ def systems(of: Parts, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
     found: dict[str, Any] = {}
     versions: dict[str, str] = {}
     failed: dict[str, str] = {}
+    begun = time.monotonic()
     embedded = vectors(of)
     with ThreadPoolExecutor(1) as beside:  # a peer on one core, students on the other
-        tracer = beside.submit(_tracer, of, embedded, draws, True)
-        tracer_alone = beside.submit(_tracer, of, embedded, draws, False)
+        tracer = beside.submit(_tracer, of, embedded, draws, True, begun + TRACER_S)
+        tracer_alone = beside.submit(_tracer, of, embedded, draws, False, begun + ALL_S)
         said = {name: _student(name, of) for name in LADDER}
         best = max(said, key=lambda name: choose_threshold_coverage(said[name]["select"]))
         found["stillhouse"] = judged(said[best], walked(said[best]["select"]), draws) | {"student": best}
@@ -119,6 +126,7 @@ def systems(of: Parts, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
         "labels": len(of.labels),
         "left_out": of.left_out,
         "in_order": of.in_order,
+        "teacher": of.teacher,
     }
     return found, versions
 
@@ -244,9 +252,11 @@ def _embedding_lr(of: Parts, embedded: dict[str, NDArray[np.float32]]) -> Said:
 
 
 def _tracer(
-    of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int, same_parts: bool
+    of: Parts, embedded: dict[str, NDArray[np.float32]], draws: int, same_parts: bool, until: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """TRACER's own router, on the parts that everybody has, or on its own split of them all."""
+    """TRACER's own router, on the parts that everybody has, or on its own split; within `until` (monotonic seconds)."""
+    if until - time.monotonic() < 30:
+        raise peers.PeerFailed("tracer has no time left of the 20 minutes that a file may take")
     learnt = ("train", "select", "calibration")
     with tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "arrays.npz"
@@ -261,7 +271,7 @@ def _tracer(
             "draws": draws,
             "drawn": len(of.calibration),
         }
-        found = peers.run("tracer", TRACER, "tracer_router.py", job, timeout_s=1000)
+        found = peers.run("tracer", TRACER, "tracer_router.py", job, timeout_s=until - time.monotonic())
     handled = np.array(found["handled"], dtype=bool)
     agrees = np.array([label == text.label for label, text in zip(found["label"], of.test, strict=True)])
     entry = figures(Answers(handled.astype(float), agrees | ~handled), 0.5, 2.0, {True: found["broken"], False: 0.0})
@@ -299,6 +309,8 @@ def _or_nothing(threshold: float | None) -> float:
 def show(result: dict[str, Any]) -> str:
     """The printed tables, in Markdown."""
     texts = [_table(result)]
+    if (teacher := result["texts"].get("teacher")) is not None and "commit_type_stream" not in result:
+        texts.append(f"Agreement is with {teacher}.")
     if "split_as_given" in result:
         texts.append(f"calibrated and judged on the parts as they came\n\n{_table(result['split_as_given'])}")
     if "commit_type_stream" in result:

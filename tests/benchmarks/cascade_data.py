@@ -45,6 +45,7 @@ class Parts:
     in_order: bool
     left_out: int
     learnt: str  # digest of the learning texts alone
+    teacher: str  # whose answers these are
     undo: NDArray[np.int64] | None  # places of calibration and test, one after the other, in the order of the file
 
     @property
@@ -95,6 +96,7 @@ def parts(path: Path, *, quick: bool) -> Parts:
         in_order=in_order,
         left_out=len(data.train) + len(data.test) + len(load_dev(path)) - sum(len(rows) for rows in kept.values()),
         learnt=_digest(facts[0]),
+        teacher=_teacher_of([row for rows in kept.values() for row in rows]),
         undo=np.argsort(dealt) if whole and not in_order else None,
     )
 
@@ -102,6 +104,14 @@ def parts(path: Path, *, quick: bool) -> Parts:
 def answer(row: Row) -> str:
     """What a student must agree with."""
     return row.teacher or row.label
+
+
+def _teacher_of(rows: Sequence[Row]) -> str:
+    recorded = sum(row.teacher is not None for row in rows)
+    if recorded == len(rows):
+        return "the recorded teacher's answers"
+    labels = "the labels, as if a teacher that is always right had been asked"
+    return labels if not recorded else f"the recorded teacher's answers ({recorded:,} rows), else {labels}"
 
 
 def vectors(of: Parts) -> dict[str, NDArray[np.float32]]:

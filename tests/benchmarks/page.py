@@ -12,8 +12,21 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "tuning", "serving", "replies", "bus", "edge", "loop", "recovery")
-TITLES = {"edge": "bus: the edge"}
+ORDER = (
+    "cascade",
+    "gate",
+    "drift",
+    "student",
+    "methods_writing",
+    "tuning",
+    "serving",
+    "replies",
+    "bus",
+    "edge",
+    "loop",
+    "recovery",
+)
+TITLES = {"edge": "bus: the edge", "methods_writing": "methods: students that write"}
 
 QUESTIONS = {
     "cascade": "What share of traffic can a student serve at a certified agreement with the teacher?",
@@ -21,6 +34,7 @@ QUESTIONS = {
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
+    "methods_writing": "What do a local teacher's token probabilities add, where a student is cut from it?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
     "replies": "On grounded replies, what do recorded replies in the prompt do, and what does fine-tuning on them?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",

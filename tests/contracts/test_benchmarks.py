@@ -31,6 +31,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
+    "methods_writing": (
+        {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
+        {"hard", "forward_kl", "reverse_kl", "jsd", "skew_kl", "top_k", "on_policy"},
+    ),
     "serving": (
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},
         {"stillhouse_fp32", "stillhouse_w8a8", "stillhouse_few_shot"},

@@ -57,6 +57,7 @@ def erase(
     A text is erased whoever sent it. Calling it again finishes an erasure that was interrupted.
     """
     from stillhouse.cli.remains import Wanted
+    from stillhouse.review.answers import forget_answers
     from stillhouse.store import Store
     from stillhouse.store.datasets import forget
     from stillhouse.store.redaction import input_hash, stored_group
@@ -71,15 +72,18 @@ def erase(
         _confirm(found.rows)
     # The dataset's marks first, the store last: whoever repeats this after a crash finds what is left.
     taken = forget(home / "datasets", found.example_ids, found.input_sha256s)
+    judged = forget_answers(home, found.example_ids)
     erased = store.erase(hashes, tenant=tenant, requests=request or (), groups=groups)
     for version, rows in forget(home / "datasets", found.example_ids, found.input_sha256s).items():
         taken[version] = taken.get(version, 0) + rows  # frozen meanwhile
+    judged += forget_answers(home, found.example_ids)
     wanted = Wanted(tenant, frozenset(hashes), found.request_ids | set(request or ()), frozenset(groups))
     students = _mark_students(home)
     asked = _ask_for_training(settings, tasks, students)
     report = {
         "erased": asdict(erased),
         "datasets": [{"version": version, "rows": rows} for version, rows in taken.items()],
+        "judged_answers": judged,
         "students_marked": [life.as_json() for life in students],
         "training_requested": asked,
         "answers_forgotten": _try(_forget(settings, wanted)),

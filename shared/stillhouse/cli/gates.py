@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stillhouse.cli._common import TASKS, AsJson, TasksFolder, Tenant, console, fail, show_json, show_table
+from stillhouse.cli._common import (
+    HOME,
+    TASKS,
+    AsJson,
+    Home,
+    TasksFolder,
+    Tenant,
+    console,
+    fail,
+    run,
+    show_json,
+    show_table,
+)
 from stillhouse.cli.watching import gate as show
 
 if TYPE_CHECKING:
     from stillhouse.quality.responses import Case, Findings
+    from stillhouse.review.answers import Answered
+    from stillhouse.tasks import Task
     from stillhouse.tasks.responses import ResponseGate
 
 EXIT_CODES = {"passed": 0, "failed": 1, "undecided": 2}  # 3: the cases could not be judged
@@ -90,6 +103,102 @@ def evaluate(
     sys.exit(EXIT_CODES[findings.verdict])
 
 
+@app.command()
+def export(
+    student: Annotated[str, typer.Argument(help="A student whose gate asks people (a task that generates).")],
+    file: Annotated[Path, typer.Argument(help="JSONL, written anew: fill in `said` (and `minutes`) of each row.")],
+    most: Annotated[int | None, typer.Option(min=1, help="Rows at most; all that are open by default.")] = None,
+    tasks: TasksFolder = TASKS,
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Write what people are to judge of a student's answers: randomly drawn, without who wrote what."""
+    import json
+
+    from stillhouse.review.answers import read_opinions, sheet
+
+    folder, answers, task = _judged(home, tasks, student)
+    rows = sheet(answers, read_opinions(folder).keys(), task.gate.questions, task.gate.people_share, most)
+    try:
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    except OSError as error:
+        fail(f"{file}: cannot be written ({error.strerror}).")
+    if as_json:
+        show_json({"file": str(file), "rows": len(rows), "answers": len(answers)})
+        return
+    console().print(
+        f"{len(rows)} rows in {file}, of {len(answers)} answers. Erasing does not reach this file: remove it when it "
+        f"is done. Take it back with `stillhouse gate import {student} {file}`.",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+@app.command("import")
+def import_(
+    student: Annotated[str, typer.Argument(help="The student that the sheet is of.")],
+    file: Annotated[Path, typer.Argument(help="A sheet of `gate export`, filled in.")],
+    reviewer: Annotated[str | None, typer.Option(help="Who says so; the user of this machine by default.")] = None,
+    tasks: TasksFolder = TASKS,
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Take what people said of a student's answers; its gate looks again. The same file again changes nothing."""
+    from stillhouse.cli.connect import publish_events, settings_of_running
+    from stillhouse.cli.review import who
+    from stillhouse.events import CostIncurred, Event, follow_id
+    from stillhouse.review.answers import add_opinions, opinions_in
+
+    folder, answers, task = _judged(home, tasks, student)
+    try:
+        said = opinions_in(file.read_text(encoding="utf-8"), {one.id for one in answers}, reviewer or who())
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file}: cannot be read ({error}).")
+    except ValueError as error:
+        fail(f"{file}: {error}.")
+    new = add_opinions(folder, said)
+    costs: list[Event] = []
+    for one in new:
+        minutes = task.review.minutes_per_case if one.minutes is None else one.minutes
+        cause = f"{student}/{one.about}/{one.id}/{one.reviewer}/{one.said}"
+        costs.append(
+            CostIncurred(
+                id=follow_id(cause, CostIncurred.TYPE, "review"),
+                tenant=task.tenant,
+                task=task.name,
+                cause_id=cause,
+                kind="review",
+                usd=minutes / 60 * task.review.usd_per_hour,
+                human_minutes=minutes,
+                note=f"{minutes:g} minutes of a person, answers of {student}",
+            )
+        )
+    settings = settings_of_running(home)
+    run(publish_events(settings, costs), settings)
+    if as_json:
+        show_json({"file": str(file), "taken": len(new), "known": len(said) - len(new)})
+        return
+    console().print(f"{len(new)} taken, {len(said) - len(new)} known already.")
+
+
+def _judged(home: Path, tasks: Path, student: str) -> tuple[Path, list[Answered], Task]:
+    """A student's folder of answers, what is in it, and its task."""
+    from stillhouse.review.answers import folder_of_student, read_answers, task_of
+    from stillhouse.tasks import TaskFileError, load_tasks
+
+    folder = folder_of_student(home, student)
+    answers, key = read_answers(folder), task_of(folder)
+    if key is None:
+        fail(f"No gate keeps answers of a student {student!r} in {home}; `stillhouse students` lists the students.")
+    try:
+        task = load_tasks(tasks).get(key)
+    except TaskFileError as error:
+        fail(str(error))
+    if task is None:
+        fail(f"The student is of {key}, which {tasks} does not declare; name its folder with --tasks.")
+    return folder, answers, task
+
+
 def _gate(conditions: Path | None, task: str | None, tenant: str, folder: Path) -> ResponseGate:
     from datetime import UTC, datetime
 
@@ -119,35 +228,32 @@ def _gate(conditions: Path | None, task: str | None, tenant: str, folder: Path) 
 
 
 async def _ruled(cases: list[Case], gate: ResponseGate, path: Path) -> list[Case]:
-    """The cases with the judge's preference where they had none; what it said is kept beside the file."""
+    """The cases with the judge's word where they had none; what it said is kept beside the file."""
     from dataclasses import replace
 
-    from stillhouse.tasks.comparators.judge import Question, RubricJudge
+    from stillhouse.tasks.comparators.judge import Question
+    from stillhouse.tasks.comparators.rulings import rule_all
+    from stillhouse.tasks.responses import Hallucination
 
     assert gate.judge is not None
-    judge = RubricJudge(gate.judge)
-    kept = path.with_name(f"{path.name}.{judge.version}.rulings.jsonl")
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
-    known: dict[str, Any] = {row["id"]: row["winner"] for row in map(json.loads, lines)}
-    asked = [
+    by_judge = any(isinstance(one, Hallucination) and one.check == "judge" for one in gate.condition)
+    pairs = [
         Question(one.id, one.input, one.student, one.teacher, one.context)
         for one in cases
-        if one.preference is None and one.teacher is not None and one.id not in known
+        if one.preference is None and one.teacher is not None
     ]
-    try:
-        with kept.open("a", encoding="utf-8") as file:
-            for start in range(0, len(asked), 64):
-                for ruling in await judge.rule(asked[start : start + 64]):
-                    if ruling.winner is not None:
-                        known[ruling.id] = ruling.winner
-                        row = {"id": ruling.id, "winner": ruling.winner, "student_first": ruling.student_first}
-                        file.write(json.dumps(row) + "\n")
-                file.flush()
-    finally:
-        await judge.close()
-    if asked and not known:
-        raise ValueError(f"the judge at {gate.judge.base_url} gave no usable answer to any of {len(asked)} cases")
-    return [replace(one, preference=one.preference or known.get(one.id)) for one in cases]
+    unchecked = [
+        Question(one.id, one.input, one.student, "", one.context) for one in cases if by_judge and one.grounded is None
+    ]
+    said = await rule_all(gate.judge, path.parent, path.name, pairs, unchecked)
+    return [
+        replace(
+            one,
+            preference=one.preference or said.winners.get(one.id),
+            grounded=said.grounded.get(one.id) if one.grounded is None else one.grounded,
+        )
+        for one in cases
+    ]
 
 
 def _show(findings: Findings, facts: dict[str, object]) -> None:

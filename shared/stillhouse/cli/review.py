@@ -75,7 +75,8 @@ def next_(
         out.print(said, soft_wrap=True)
         for output in case.student_outputs:
             out.print(f"student   {escape(output)}", soft_wrap=True)
-    out.print(f"labels    {escape(', '.join(desk.task_of(case).labels))}", soft_wrap=True)
+    if labels := desk.task_of(case).labels:
+        out.print(f"labels    {escape(', '.join(labels))}", soft_wrap=True)
     out.print(f"\n{len(cases)} wait: {reasons}.", soft_wrap=True)
 
 
@@ -192,7 +193,7 @@ def import_(
         case = cases.get(said.case_id)
         if case is None:
             counts["unknown_case"] += 1
-        elif said.label is not None and said.label not in desk.task_of(case).labels:
+        elif said.label is not None and not _fits(said.label, desk.task_of(case)):
             counts["unknown_label"] += 1
         else:
             new = desk.say(case, said, reviewer or said.reviewer or who())
@@ -268,9 +269,9 @@ def _one(desk: _Desk, said: Said, reviewer: str | None) -> None:
         case = find_case(desk.store, list(desk.tasks), said.case_id)
     except LookupError as error:
         fail(str(error))
-    labels = desk.task_of(case).labels
-    if said.label is not None and said.label not in labels:
-        fail(f"{case.tenant}/{case.task} has no label {said.label!r}; it has {', '.join(labels)}.")
+    task = desk.task_of(case)
+    if said.label is not None and not _fits(said.label, task):
+        fail(f"{case.tenant}/{case.task} has no label {said.label!r}; it has {', '.join(task.labels)}.")
     events = desk.say(case, said, reviewer or who())
     if not events:
         console().print("You said so before; nothing changed.")
@@ -282,6 +283,11 @@ def _one(desk: _Desk, said: Said, reviewer: str | None) -> None:
         "flag": "flagged: it teaches nobody",
     }[events[0].verdict]
     console().print(f"{case.case_id}  {done}.", soft_wrap=True, markup=False)
+
+
+def _fits(label: str, task: Task) -> bool:
+    """Whether it can be an answer of the task: one of its labels, or any text where it generates."""
+    return not task.labels or label in task.labels
 
 
 def _tasks_of(folder: Path, tenant: str, name: str | None) -> dict[str, Task]:

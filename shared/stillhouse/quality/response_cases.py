@@ -29,6 +29,7 @@ class CaseRow(BaseModel):
     human_winner: str | None = Field(default=None, description="People's: student, base or tie.")
     student_first: bool | None = None
     hallucinated: bool | None = Field(default=None, description="What people found.")
+    grounded: bool | None = Field(default=None, description="What an NLI model found: all of it follows from context.")
     teacher_again: str | None = Field(default=None, description="The teacher's answer when asked once more.")
     student_usd: float | None = None
     teacher_usd: float | None = None

@@ -55,6 +55,7 @@ class Case:
     winner: Winner | None = None  # people's
     student_first: bool | None = None
     hallucinated: bool | None = None  # people's
+    grounded: bool | None = None  # what an NLI model or a judge found; None: the rules look
     teacher_again: str | None = None
     student_usd: float | None = None
     teacher_usd: float | None = None
@@ -76,7 +77,7 @@ def judge_responses(cases: Sequence[Case], gate: ResponseGate, same: Same) -> Fi
     noisy = _teacher_noise(cases, gate, same)
     if noisy is not None:
         return Findings("failed", noisy)
-    conditions = [_condition(wanted, cases, gate, same) for wanted in gate.condition]
+    conditions = judge_answers(cases, gate, same)
     verdicts = {one.verdict for one in conditions}
     verdict: Verdict = "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
     named = ", ".join(one.name for one in conditions if one.verdict == verdict)
@@ -92,6 +93,11 @@ def judge_responses(cases: Sequence[Case], gate: ResponseGate, same: Same) -> Fi
         more,
         max(one.costs_usd or 0.0 for one in open_),
     )
+
+
+def judge_answers(cases: Sequence[Case], gate: ResponseGate, same: Same) -> list[Condition]:
+    """Each condition of `gate` over `cases`, without a verdict over all: part of a gate that judges more."""
+    return [_condition(wanted, cases, gate, same) for wanted in gate.condition]
 
 
 def _condition(wanted: object, cases: Sequence[Case], gate: ResponseGate, same: Same) -> Condition:
@@ -182,9 +188,13 @@ def _preference(wanted: Preference, cases: Sequence[Case], gate: ResponseGate) -
 
 def _hallucination(wanted: Hallucination, cases: Sequence[Case], gate: ResponseGate) -> Condition:
     catalogue = Catalogue.read(wanted.catalogue) if wanted.catalogue is not None else None
-    checked = [case for case in cases if case.context or catalogue is not None]
-    found = {case.id: bool(ungrounded(case.student, (*case.context, case.input), catalogue)) for case in checked}
-    note = "answers with a number or name that was not given"
+    found: dict[str, bool] = {}
+    for case in cases:
+        if case.grounded is not None:
+            found[case.id] = not case.grounded
+        elif wanted.check == "rules" and (case.context or catalogue is not None):
+            found[case.id] = bool(ungrounded(case.student, (*case.context, case.input), catalogue))
+    checked = [case for case in cases if case.id in found]
     if not checked:
         reviewed = [case for case in cases if case.hallucinated is not None]
         test = AgreementTest(1.0 - wanted.ceiling, gate.alpha)
@@ -194,6 +204,9 @@ def _hallucination(wanted: Hallucination, cases: Sequence[Case], gate: ResponseG
             "hallucination", test, gate, "by people; no context was given to check", _review_usd(gate.prices)
         )
         return _upside_down(good, wanted.ceiling)
+    told = sum(case.grounded is not None for case in checked)
+    note = "answers with a number or name that was not given" if told < len(checked) else "answers without ground"
+    by = f", of which a model told {told}" if told else ""
     both = [case for case in checked if case.hallucinated is not None]
     good = _powered(
         "hallucination",
@@ -202,7 +215,7 @@ def _hallucination(wanted: Hallucination, cases: Sequence[Case], gate: ResponseG
         people=[float(not case.hallucinated) for case in both],
         machine=[float(not found[case.id]) for case in both],
         floor=1.0 - wanted.ceiling,
-        note=f"{note}: the check found {sum(found.values())} in {len(checked)}; {len(both)} reviewed by people",
+        note=f"{note}: the check found {sum(found.values())} in {len(checked)}{by}; {len(both)} reviewed by people",
     )
     return _upside_down(good, wanted.ceiling)
 

@@ -2,6 +2,7 @@
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
+from stillhouse.tasks.data import Data
 from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.loading import TaskFileError, load_task, load_tasks
@@ -18,6 +19,7 @@ __all__ = [
     "Audit",
     "Budget",
     "Cascade",
+    "Data",
     "Drift",
     "Endpoint",
     "EscalationRule",

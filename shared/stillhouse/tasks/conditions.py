@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from stillhouse.tasks.responses import Hallucination, NonInferiority, Preference, WinRate
 from stillhouse.tasks.section import Section
 
 # How the names of a label's conditions begin; the label follows. The trainer's remedies go by them.
@@ -76,13 +78,33 @@ class Size(Section):
 
 
 class Memory(Section):
-    """Peak resident memory of a process that loads the artefact and answers, measured where the gate runs."""
+    """Peak resident memory of the processes that load the artefact and answer, measured where the gate runs."""
 
     kind: Literal["memory"]
     ceiling: float = Field(gt=0, description="Megabytes (10^6 bytes).")
 
 
+class Forgetting(Section):
+    """A student that writes still knows what its base model knew: measured on texts that are not of the task."""
+
+    kind: Literal["forgetting"]
+    ceiling: float = Field(default=0.5, gt=0, description="KL(base, student), nats a token, over the probes' texts.")
+    floor: float = Field(default=0.8, gt=0, le=1, description="Of the probes that the base gets right, kept right.")
+    probes: Path | None = Field(
+        default=None, description="JSONL of `question`, `right`, `wrong` (a list); None: the suite that comes along."
+    )
+
+
+# What only tasks that generate are asked; the first four are about answers that the student would serve.
+AnswerCondition = Preference | WinRate | NonInferiority | Hallucination
 GateCondition = Annotated[
-    Recall | Slice | Cost | Calibration | Latency | Size | Memory,
+    Recall | Slice | Cost | Calibration | Latency | Size | Memory | AnswerCondition | Forgetting,
     Field(discriminator="kind"),
 ]
+
+RESPONSE_DEFAULTS: Final[tuple[GateCondition, ...]] = (
+    Preference(kind="preference"),
+    WinRate(kind="win_rate"),
+    Hallucination(kind="hallucination"),
+    Cost(kind="cost"),
+)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stillhouse.tasks.budget import Budget
 from stillhouse.tasks.cascade import Cascade
+from stillhouse.tasks.data import Data
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.prices import PriceBook
 from stillhouse.tasks.review import Review
@@ -45,6 +46,7 @@ class Task(Section):
     drift: Drift = Drift()
     budget: Budget = Budget()
     review: Review = Review()
+    data: Data = Data()
     prices: PriceBook = Field(default=PriceBook(), description="Of `prices.toml` beside the task file.")
 
     def usd_per_call(self, at: datetime) -> float:
@@ -102,12 +104,16 @@ class Task(Section):
                 raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
+            if (named := self.gate.needs_writing) is not None:
+                raise ValueError(f"gate: {named} is for tasks of kind generate")
             if self.cascade.confidence == "self_consistency":
                 raise ValueError("cascade.confidence self_consistency is for tasks of kind generate; use learned")
         elif self.labels or isinstance(self.teacher, Teacher):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
+        elif any(one.kind == "recall" for one in self.gate.condition):
+            raise ValueError("gate: recall is of labels; a task that generates has none")
         wanted = StudentCandidate if self.kind == "classify" else LanguageModel
         for candidate in self.students:
             if not isinstance(candidate, wanted):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from stillhouse.tasks.comparators.settings import Comparator, Exact
-from stillhouse.tasks.conditions import GateCondition, Recall
+from stillhouse.tasks.conditions import RESPONSE_DEFAULTS, AnswerCondition, Forgetting, GateCondition, Recall
 from stillhouse.tasks.golden import GoldenFloor
+from stillhouse.tasks.responses import Hallucination, Judge, NonInferiority, Preference, WinRate
 from stillhouse.tasks.section import Section
 
 
@@ -34,6 +36,56 @@ class Gate(Section):
         description="JSONL of cases that people reviewed: `input`, `kind`, `label`. Never trained on, all judged.",
     )
     golden_floor: GoldenFloor = GoldenFloor()
+    response_defaults: bool = Field(
+        default=False,
+        description="generate: adds preference, win_rate, hallucination and cost with their defaults, where they are "
+        "not listed; people and a judge decide about them.",
+    )
+    judge: Judge | None = Field(
+        default=None, description="generate: the model that compares answers; people correct it."
+    )
+    people_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="generate: share of the cases that the student would serve that people are shown, drawn at random.",
+    )
+
+    @property
+    def conditions(self) -> tuple[GateCondition, ...]:
+        """Everything that must hold besides the promise: what is listed, and the defaults that are asked for."""
+        if not self.response_defaults:
+            return self.condition
+        listed = {one.kind for one in self.condition}
+        return (*self.condition, *(one for one in RESPONSE_DEFAULTS if one.kind not in listed))
+
+    @property
+    def about_answers(self) -> tuple[AnswerCondition, ...]:
+        """The conditions that a judge and people decide."""
+        return tuple(one for one in self.conditions if isinstance(one, AnswerCondition))
+
+    @property
+    def questions(self) -> tuple[Literal["teacher", "base", "grounding"], ...]:
+        """What people are asked of each case that they see."""
+        asked: list[Literal["teacher", "base", "grounding"]] = []
+        for wanted in self.about_answers:
+            match wanted:
+                case Preference():
+                    asked.append("teacher")
+                case WinRate() | NonInferiority():
+                    asked.append("base")
+                case Hallucination():
+                    asked.append("grounding")
+        return tuple(dict.fromkeys(asked))
+
+    @property
+    def needs_writing(self) -> str | None:
+        """What is asked here that only a task that generates can have; None where there is nothing."""
+        if self.response_defaults:
+            return "response_defaults"
+        if self.judge is not None:
+            return "judge"
+        return next((one.kind for one in self.condition if isinstance(one, AnswerCondition | Forgetting)), None)
 
     @model_validator(mode="after")
     def _each_once(self) -> Gate:
@@ -41,6 +93,9 @@ class Gate(Section):
         for kind in kinds:
             if kinds.count(kind) > 1:
                 raise ValueError(f"condition {kind!r} is named twice; keep one")
+        hallucination = next((one for one in self.about_answers if isinstance(one, Hallucination)), None)
+        if hallucination is not None and hallucination.check == "judge" and self.judge is None:
+            raise ValueError("condition 'hallucination' has check = \"judge\"; add [gate.judge]")
         return self
 
     def unknown_label(self, labels: tuple[str, ...]) -> str | None:

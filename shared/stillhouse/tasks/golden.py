@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stillhouse.tasks.section import Section
 
-GoldenKind = Literal["policy", "escalation", "factuality"]
+GoldenKind = Literal["policy", "escalation", "factuality", "refusal"]
 
 
 class GoldenFloor(Section):
@@ -20,6 +20,7 @@ class GoldenFloor(Section):
     policy: float = Field(default=1.0, gt=0, le=1, description="The right label, or the teacher's answer.")
     escalation: float = Field(default=1.0, gt=0, le=1, description="Left to the teacher.")
     factuality: float = Field(default=0.95, gt=0, le=1, description="The student's own answer right, served or not.")
+    refusal: float = Field(default=1.0, gt=0, le=1, description="generate: declined, or left to the teacher.")
 
 
 class GoldenCase(Section):
@@ -27,17 +28,19 @@ class GoldenCase(Section):
 
     input: str = Field(min_length=1)
     kind: GoldenKind = "policy"
-    label: str | None = Field(default=None, description="The right answer; not needed for an escalation.")
+    label: str | None = Field(
+        default=None, description="The right answer, by the comparator; not needed for an escalation or a refusal."
+    )
 
     @model_validator(mode="after")
     def _labelled(self) -> GoldenCase:
-        if self.label is None and self.kind != "escalation":
+        if self.label is None and self.kind not in ("escalation", "refusal"):
             raise ValueError(f"a {self.kind} case needs a label")
         return self
 
 
 def read_golden(path: Path, labels: Sequence[str]) -> tuple[GoldenCase, ...]:
-    """The cases of a golden file. ValueError with one sentence that names file and line."""
+    """The cases of a golden file; without `labels` any answer is one. ValueError with file and line in one sentence."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -55,7 +58,9 @@ def read_golden(path: Path, labels: Sequence[str]) -> tuple[GoldenCase, ...]:
             raise ValueError(f"{path} line {number}: {reason}") from None
         except ValueError as error:
             raise ValueError(f"{path} line {number} is not JSON ({error})") from None
-        if case.label is not None and case.label not in labels:
+        if labels and case.kind == "refusal":
+            raise ValueError(f"{path} line {number}: a task that classifies refuses nothing; use kind escalation")
+        if labels and case.label is not None and case.label not in labels:
             raise ValueError(f"{path} line {number}: {case.label!r} is not one of the task's labels")
         cases.append(case)
     if not cases:

@@ -11,10 +11,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from stillhouse.tasks.comparators.settings import Embedding
+from stillhouse.tasks.conditions import Forgetting, GateCondition
 from stillhouse.tasks.declaration import Task
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
+from stillhouse.tasks.responses import Hallucination
 
 TEACHERS: Final = ("ensemble", "openai", "anthropic", "recorded")
 
@@ -26,7 +28,8 @@ class TaskFileError(Exception):
 def load_task(path: Path) -> Task:
     """Read one task file.
 
-    The tables are `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`, `[review]`.
+    The tables are `[task]`, `[teacher]`, `[[student]]`, `[gate]`, `[audit]`, `[drift]`, `[budget]`, `[review]`,
+    `[cascade]`, `[data]`.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +62,7 @@ def load_tasks(folder: Path) -> dict[str, Task]:
 
 
 def _build(raw: Mapping[str, Any], path: Path) -> Task:
-    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade"}
+    known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade", "data"}
     for table in raw:
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
@@ -69,7 +72,9 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
     if not isinstance(raw["task"], dict):
         raise TaskFileError(f"{path}: `task` must be a table; write [task].")
     fields: dict[str, Any] = {**raw["task"], "teacher": raw["teacher"], "students": raw.get("student", ())}
-    fields |= {name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade") if name in raw}
+    fields |= {
+        name: raw[name] for name in ("gate", "audit", "drift", "budget", "review", "cascade", "data") if name in raw
+    }
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
@@ -110,6 +115,8 @@ def _with_files(task: Task, path: Path) -> Gate:
         if gate.golden is not None:
             changes["golden"] = (path.parent / gate.golden).resolve()
             read_golden(changes["golden"], task.labels)
+        if any(isinstance(one, Hallucination | Forgetting) for one in gate.condition):
+            changes["condition"] = tuple(_with_paths(one, path.parent) for one in gate.condition)
         if isinstance(gate.comparator, Embedding):
             from stillhouse.tasks.comparators.similarity import read_pairs  # imports the statistics
 
@@ -121,6 +128,18 @@ def _with_files(task: Task, path: Path) -> Gate:
     return gate.model_copy(update=changes)
 
 
+def _with_paths(condition: GateCondition, folder: Path) -> GateCondition:
+    """A condition with the whole path of its file. ValueError where that cannot be read."""
+    for key in ("catalogue", "probes"):
+        named: Path | None = getattr(condition, key, None)
+        if named is not None:
+            whole = (folder / named).resolve()
+            if not whole.is_file():
+                raise ValueError(f"{condition.kind}.{key} names {whole}, which does not exist")
+            condition = condition.model_copy(update={key: whole})
+    return condition
+
+
 def _sentence(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
@@ -129,7 +148,7 @@ def _sentence(error: ValidationError, path: Path) -> str:
     if where and where[0] == "students":
         where[0] = "student"
         where = [part for part in where if part not in ("classifier", "language_model")]
-    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:
+    elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade", "data"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"
     mend = {

@@ -41,10 +41,15 @@ class NonInferiority(Section):
 
 
 class Hallucination(Section):
-    """Answers that state what was not given: found by the grounding check, corrected by people."""
+    """Answers that state what was not given: found by a check, corrected by people."""
 
     kind: Literal["hallucination"]
     ceiling: float = Field(default=0.04, gt=0, lt=1)
+    check: Literal["rules", "judge"] = Field(
+        default="rules",
+        description="rules: numbers and names are looked up in what was given. judge: the judge is asked whether all "
+        "that is stated follows from it. A file's own `grounded` (of an NLI model) goes before both.",
+    )
     catalogue: Path | None = Field(default=None, description="Names that need no context, one a line.")
 
 
@@ -108,6 +113,10 @@ class ResponseGate(Section):
         for kind in kinds:
             if kinds.count(kind) > 1:
                 raise ValueError(f"condition {kind!r} is named twice; keep one")
+        if self.judge is None and any(
+            isinstance(one, Hallucination) and one.check == "judge" for one in self.condition
+        ):
+            raise ValueError("condition 'hallucination' has check = \"judge\"; add [judge]")
         return self
 
 

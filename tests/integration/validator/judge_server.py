@@ -22,9 +22,12 @@ def stand_in_judge(*, first: bool = False, silent: bool = False) -> Iterator[tup
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(body)
             pair = json.loads(body["messages"][1]["content"])
-            a, b = len(pair["A"]), len(pair["B"])
-            winner = "A" if first else "tie" if a == b else "A" if a > b else "B"
-            content = "I would rather not say." if silent else f'Well: {{"winner": "{winner}"}}'
+            if "answer" in pair:  # asked about grounding: only what is given word by word has any
+                said = json.dumps({"grounded": pair["answer"].rstrip(".") in pair["given"]})
+            else:
+                a, b = len(pair["A"]), len(pair["B"])
+                said = json.dumps({"winner": "A" if first else "tie" if a == b else "A" if a > b else "B"})
+            content = "I would rather not say." if silent else f"Well: {said}"
             message = {"role": "assistant", "content": content}
             choices = [{"index": 0, "finish_reason": "stop", "message": message}]
             reply = {"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": choices}

@@ -109,6 +109,29 @@ def test_a_judge_is_asked_once_for_each_case_and_corrected_by_people(tmp_path) -
     assert (preference["verdict"], preference["estimate"]) == ("passed", 1.0)
 
 
+def test_a_judge_may_check_the_grounding_and_a_files_own_word_goes_before_it(tmp_path) -> None:
+    conditions = tmp_path / "conditions.toml"
+    with stand_in_judge() as (url, asked):
+        conditions.write_text(
+            f'[[condition]]\nkind = "hallucination"\ncheck = "judge"\n[judge]\nbase_url = "{url}"\nmodel = "{MODEL}"\n'
+        )
+        cases = cases_file(tmp_path, 200, wrong=0.2)
+        first = gate(cases, "--conditions", conditions, "--json")
+        [found] = json.loads(first.stdout)["conditions"]
+        # The judge rules on every case, and on the pairs that have no preference yet: here on none.
+        assert len(asked) == 200
+        assert (found["verdict"], first.exit_code) == ("failed", 1)
+        assert "of which a model told 200" in found["note"]
+        assert gate(cases, "--conditions", conditions, "--json").stdout == first.stdout
+        gate(cases_file(tmp_path, 200, grounded=True), "--conditions", conditions)
+        assert len(asked) == 200
+    without = tmp_path / "without.toml"
+    without.write_text('[[condition]]\nkind = "hallucination"\ncheck = "judge"\n')
+    refused = gate(cases, "--conditions", without)
+    assert refused.exit_code == 3
+    assert "add [judge]" in refused.stderr
+
+
 def test_a_judge_that_says_nothing_is_said_so(tmp_path) -> None:
     cases = cases_file(tmp_path, 4, preference=None)
     conditions = tmp_path / "conditions.toml"

@@ -57,11 +57,12 @@ def runtime(monkeypatch) -> Runtime:
     return found
 
 
-def choose(tmp_path: Path, quantization: str = "auto", loss: float = 0.02) -> forms.Form:
+def choose(tmp_path: Path, quantization: str = "auto", loss: float = 0.02, aware: float = 0.0) -> forms.Form:
     plain = tmp_path / "merged"
     plain.mkdir(exist_ok=True)
     (plain / "model.safetensors").write_bytes(b"float32 " * 4)
     fields = {"architecture": "causal_lm", "base": "x", "quantization": quantization, "max_quantization_loss": loss}
+    fields["quantization_aware_epochs"] = aware
     return forms.choose_form(
         plain,
         CausalLmSpec("s", "x"),
@@ -118,3 +119,33 @@ def test_what_was_measured_is_not_measured_again(runtime, tmp_path) -> None:
 def test_what_the_machine_cannot_run_is_refused_before_anything_is_trained(runtime) -> None:
     with pytest.raises(ModelError, match="AVX-512"):
         forms.wanted_forms(LanguageModel(architecture="causal_lm", base="x", quantization="w4a16"))
+
+
+def test_a_form_that_loses_too_much_learns_to_be_rounded_where_the_rung_has_epochs_for_it(
+    runtime, tmp_path, monkeypatch
+) -> None:
+    from stillhouse.distill.causal_lm import quantisation_aware
+
+    runtime.wrong["w8a8"] = 30
+    asked = []
+
+    def learn_rounded(candidate, plain, out, scheme, train, select, **_: object) -> None:
+        asked.append((plain.name, scheme, candidate.quantization_aware_epochs))
+        out.mkdir()
+
+    def quantise(folder, out, scheme, calibration, *, rounded=False) -> None:
+        out.mkdir()
+        (out / "model.safetensors").write_bytes(b"int8")
+        if rounded:
+            assert folder.name == "w8a8-learned"
+            runtime.wrong["w8a8"] = 11
+
+    monkeypatch.setattr(quantisation_aware, "learn_rounded", learn_rounded)
+    monkeypatch.setattr(forms, "quantise", quantise)
+    form = choose(tmp_path, aware=2.0)
+    assert asked == [("merged", "w8a8", 2.0)]
+    assert form.folder == tmp_path / "w8a8-aware"
+    assert form.spec.quantization == "w8a8"
+    assert [round(one.agreement, 3) for one in form.measured] == [0.95, 0.945]
+    assert choose(tmp_path, aware=2.0) == form  # nothing is learned or asked twice
+    assert runtime.asked == ["none", "w8a8", "w8a8"]

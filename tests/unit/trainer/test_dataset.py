@@ -136,3 +136,17 @@ def test_a_persons_verdict_makes_another_dataset_and_is_named_in_it(tmp_path) ->
     assert corrected.version != plain.version
     table = pq.read_table(tmp_path / f"{corrected.version}.parquet").to_pylist()
     assert [(row["example_id"], row["review_id"]) for row in table if row["review_id"]] == [("e00007", "r7")]
+
+
+def test_what_a_teacher_made_up_does_not_teach_unless_a_person_approved_it() -> None:
+    from services.trainer.dataset import grounded
+    from stillhouse.quality.grounding import Catalogue
+
+    rows = [
+        {"input": "the room has 12 chairs", "output": "12 chairs", "provenance": "teacher"},
+        {"input": "the room has 12 chairs", "output": "14 chairs", "provenance": "teacher"},
+        {"input": "the room has 12 chairs", "output": "14 chairs", "provenance": "human"},
+        {"input": "where is it?", "output": "It is at the Grand Plaza", "provenance": "teacher"},
+    ]
+    assert grounded(rows, None) == [rows[0], rows[2]]
+    assert grounded(rows, Catalogue(["Grand Plaza"])) == [rows[0], rows[2], rows[3]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -28,6 +29,7 @@ MOST_ASKED: Final = 300  # select cases that a form is asked
 
 Same = Callable[[str, str], bool]
 Report = Callable[..., object]
+Rounded = Literal["w8a8", "w4a16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,9 @@ def choose_form(
 ) -> Form:
     """Measure every form of the checkpoint `plain`, choose one, and fit its confidence on what it answered.
 
-    A quantised form that loses more than `max_quantization_loss` of the agreement is refused. Of the others the one
-    with the least CPU per token serves. `work` keeps what was measured, so that a job that died goes on there.
+    A quantised form that loses more than `max_quantization_loss` of the agreement learns to be rounded, where the rung
+    has epochs for that, and is else refused. Of the others the one with the least CPU per token serves. `work` keeps
+    what was measured, so that a job that died goes on there.
     """
     forms, refused = wanted_forms(candidate)
     asked = list(select)[-MOST_ASKED:]
@@ -108,6 +111,15 @@ def choose_form(
     kept = dict(found)
     for form in forms:
         lost = plainly.agreement - found[form][1].agreement
+        if lost > candidate.max_quantization_loss and candidate.quantization_aware_epochs and form in ("w8a8", "w4a16"):
+            folder = _learned(form, plain, candidate, train, select, work, report)
+            measured, answers, cpu_s = _measure(
+                folder, replace(spec, quantization=form), asked, same, home, work, report, aware=True
+            )
+            found[form] = (folder, measured, answers)
+            spent += cpu_s
+            lost = plainly.agreement - measured.agreement
+            kept[form] = found[form]
         if form != "none" and lost > candidate.max_quantization_loss:
             refused[form] = f"agreement falls from {plainly.agreement:.3f} to {found[form][1].agreement:.3f}"
             del kept[form]
@@ -129,6 +141,36 @@ def choose_form(
     return Form(folder, fitted, tuple(one for _, one, _ in found.values()), refused, spent)
 
 
+def _learned(
+    form: Rounded,
+    plain: Path,
+    candidate: LanguageModel,
+    train: Sequence[WrittenText],
+    select: Sequence[WrittenText],
+    work: Path,
+    report: Report,
+) -> Path:
+    """The quantised checkpoint of the model after it learned to be rounded; made by an earlier attempt, or now."""
+    from stillhouse.distill.causal_lm.quantisation_aware import learn_rounded  # imports torch
+
+    learned, folder = work / f"{form}-learned", work / f"{form}-aware"
+    if not learned.exists():
+        learn_rounded(
+            candidate,
+            plain,
+            learned,
+            form,
+            train,
+            select,
+            on_progress=lambda part: report("learning rounded", part.fraction, quantization=form),
+            threads=os.cpu_count() or 1,
+        )
+    if not folder.exists():
+        report("quantising", 0.0, quantization=form)
+        quantise(learned, folder, form, [], rounded=True)
+    return folder
+
+
 def _measure(
     folder: Path,
     spec: CausalLmSpec,
@@ -137,12 +179,15 @@ def _measure(
     home: Path,
     work: Path,
     report: Report,
+    *,
+    aware: bool = False,
 ) -> tuple[Measured, list[Written], float]:
-    kept, spent = work / f"measured-{spec.quantization}.json", 0.0
+    name = f"{spec.quantization}-aware" if aware else spec.quantization
+    kept, spent = work / f"measured-{name}.json", 0.0
     known: dict[str, Any] | None = read_json(kept)
     if known is None:
         # A replica is named by its student; two forms of one student are two replicas.
-        replace(spec, student_id=f"{spec.student_id}-{spec.quantization}").write(folder)
+        replace(spec, student_id=f"{spec.student_id}-{name}").write(folder)
         said = ask_all(
             folder,
             home,

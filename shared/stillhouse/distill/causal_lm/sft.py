@@ -59,7 +59,7 @@ RATES: Final = {"lora": 1e-3, "full": 1e-4}
 CLIP: Final = 1.0  # largest norm of a step's gradient
 RUN_VERSION: Final = 2
 
-Change = Callable[[Any], None]
+Change = Callable[[Any], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def tune(
     train: Sequence[WrittenText],
     select: Sequence[WrittenText],
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     checkpoint_dir: Path,
     threads: int = 1,
     teacher: Path | None = None,

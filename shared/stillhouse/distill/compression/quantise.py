@@ -32,15 +32,19 @@ def quantise(
     max_length: int = 1024,
     seed: int = 0,
     gptq: bool = False,
+    rounded: bool = False,
 ) -> None:
     """Write the checkpoint `folder` in `scheme` to the new folder `out`: safetensors, configuration and tokenizer.
 
     `calibration` are conversations as the student will see them, answers included; a few hundred are enough. W4A16 and
     NVFP4 need them; FP8, and W8A8 without `gptq`, round weights to the nearest and need none. GPTQ takes some minutes
-    for every 100 million parameters on a CPU, rounding seconds. The environment is made where it is absent. Raises
-    `ModelError`; then there is no `out`.
+    for every 100 million parameters on a CPU, rounding seconds. `rounded`: W4A16 rounds to the nearest too, and needs
+    no texts, as is right for weights that learned to be rounded (`rounding`). The environment is made where it is
+    absent. Raises `ModelError`; then there is no `out`.
     """
-    calibrated = scheme in NEEDS_CALIBRATION or (gptq and scheme == "w8a8")
+    if rounded and (gptq or scheme == "nvfp4"):
+        raise ModelError(f"{scheme}: rounding to the nearest is for w8a8, w4a16 and fp8, and not with gptq.")
+    calibrated = not rounded and (scheme in NEEDS_CALIBRATION or (gptq and scheme == "w8a8"))
     weights_bytes(folder)  # refuses what is no checkpoint of safetensors
     if out.exists():
         raise ModelError(f"{out}: is there already; quantised checkpoints are written once, to a new folder.")
@@ -55,7 +59,7 @@ def quantise(
             "folder": str(folder.absolute()),
             "out": str(staging.absolute()),
             "scheme": scheme,
-            "gptq": gptq or scheme == "w4a16",
+            "gptq": gptq or (scheme == "w4a16" and not rounded),
             "calibration": list(calibration) if calibrated else [],
             "max_length": max_length,
             "seed": seed,

@@ -34,13 +34,15 @@ class Written:
 class Asked:
     """The answers in the order of the cases, with the replica's CPU seconds and the wall seconds for all of them.
 
-    `spent_cpu_s` is what the replica took for us altogether, its start included where it was started for this.
+    `spent_cpu_s` is what the replica took for us altogether, its start included where it was started for this;
+    `memory_bytes` the peak of its processes.
     """
 
     answers: list[Written]
     cpu_seconds: float
     seconds: float
     spent_cpu_s: float = 0.0
+    memory_bytes: int = 0
 
 
 def ask_all(
@@ -71,7 +73,8 @@ async def _ask_all(
         before, started = student.cpu_seconds(), time.monotonic()
         answers = await answers_of(student, requests, lambda share: on_progress("asking", share))
         after = student.cpu_seconds()
-        return Asked(answers, after - before, time.monotonic() - started, after - joined)
+        seconds, peak = time.monotonic() - started, student.memory_bytes()
+        return Asked(answers, after - before, seconds, after - joined, peak)
     finally:
         await student.close()
 

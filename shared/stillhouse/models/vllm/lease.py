@@ -16,7 +16,7 @@ from typing import Final
 
 from stillhouse.files import is_locked, locked, read_json, write_json
 from stillhouse.models.port import ModelError
-from stillhouse.models.vllm.processes import cpu_seconds_of
+from stillhouse.models.vllm.processes import cpu_seconds_of, peak_memory_of
 from stillhouse.models.vllm.replica_main import JOB_FILE, LEASES, LOCK_FILE, STATE_FILE
 from stillhouse.models.vllm.spec import GIB, ReplicaState, ServeSpec, weights_bytes
 from stillhouse.models.vllm.supported import detect, refusal
@@ -95,6 +95,11 @@ class ReplicaLease:
         """User and system CPU seconds of the replica since it was started, its supervisor's and restarts included."""
         state = self._current()
         return cpu_seconds_of(state.pid) if state is not None and self._alive else 0.0
+
+    def memory_bytes(self) -> int:
+        """Peak resident bytes of the replica's processes since they were started."""
+        state = self._current()
+        return peak_memory_of(state.pid) if state is not None and self._alive else 0
 
     async def _beat(self) -> None:
         pauses, again_at = Pauses(first=1.0), 0.0

@@ -91,6 +91,22 @@ def cpu_seconds_of(root: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def peak_memory_of(root: int) -> int:
+    """Peak resident bytes of `root` and its living descendants, added up: pages that they share count for each."""
+    stats = _stats()
+    children: dict[int, list[int]] = {}
+    for pid, stat in stats.items():
+        children.setdefault(stat[1], []).append(pid)
+    total, waiting = 0, [root] if root in stats else []
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+            total += 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+        waiting += children.get(pid, ())
+    return total
+
+
 def reason_in(log_file: Path) -> str:
     """The last line of a log that names an error, else its last line."""
     try:

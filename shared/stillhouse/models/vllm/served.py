@@ -113,6 +113,10 @@ class ServedStudent:
         """Of its replica on this machine since that began; 0 for one behind a URL."""
         return self._server.cpu_seconds()
 
+    def memory_bytes(self) -> int:
+        """Peak of its replica on this machine; 0 for one behind a URL."""
+        return self._server.memory_bytes()
+
     async def close(self, drain_s: float = 0.0) -> None:
         """Let go of connections and of the replica, which ends where nobody else holds it.
 

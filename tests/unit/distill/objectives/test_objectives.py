@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillhouse.distill.objectives.divergence import divergence
 from stillhouse.distill.objectives.forward_kl import forward_kl
 from stillhouse.distill.objectives.jsd import generalised_jsd
 from stillhouse.distill.objectives.minillm import minillm_loss
 from stillhouse.distill.objectives.reverse_kl import reverse_kl
 from stillhouse.distill.objectives.skew_kl import skew_kl, skew_reverse_kl
 from stillhouse.distill.objectives.tokens import log_probabilities, mean_over_tokens
-from stillhouse.distill.objectives.top_k import keep, top_k_kl
+from stillhouse.distill.objectives.top_k import keep, merged, top_k_kl
 
 P, Q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -194,3 +195,41 @@ def test_large_vocabularies_take_wider_ids_and_a_k_beyond_them_is_refused() -> N
     assert keep(drawn(0, 2, 65_536), 3).ids.dtype == np.uint16
     with pytest.raises(ValueError, match="between 1 and 40"):
         keep(drawn(0, 2, 40), 41)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl"])
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    teacher, student = (torch.randn(2, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    p = teacher.log_softmax(dim=-1)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: divergence(name, p, x.log_softmax(dim=-1), beta=0.3, skew=0.2), student)
+    kept = keep(p, 2)
+    assert torch.autograd.gradcheck(lambda x: divergence(name, *merged(kept, x.log_softmax(dim=-1))), student)
+
+
+def test_minillms_gradient_is_that_of_finite_differences_where_rewards_stand_still() -> None:
+    """What REINFORCE holds fixed, held fixed: one token, of which nothing follows."""
+    generator = torch.Generator().manual_seed(6)
+    p = torch.randn(2, 1, 5, generator=generator, dtype=torch.float64).log_softmax(dim=-1)
+    logits = torch.randn(2, 1, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    tokens, counts = torch.tensor([[1], [3]]), torch.ones(2, 1, dtype=torch.bool)
+    assert torch.autograd.gradcheck(lambda x: minillm_loss(p, x.log_softmax(dim=-1), tokens, counts), logits)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl"])
+@given(seed=SEEDS, k=st.integers(1, 39))
+@settings(max_examples=25, deadline=None)
+def test_every_divergence_of_what_is_merged_is_a_lower_bound(name: str, seed: int, k: int) -> None:
+    p, q = drawn(seed, 6, 40), drawn(seed ^ 1, 6, 40)
+    found = divergence(name, *merged(keep(p, k), q))
+    assert torch.isfinite(found).all()
+    assert (found <= divergence(name, p, q) + 0.03).all()
+    assert (found >= -1e-5).all()
+
+
+def test_names_and_shapes_that_do_not_fit_are_refused_with_the_shapes() -> None:
+    assert divergence("jsd", P.log(), Q.log(), beta=0.3) == generalised_jsd(P.log(), Q.log(), 0.3)
+    assert divergence("skew_kl", P.log(), Q.log(), skew=0.3) == skew_kl(P.log(), Q.log(), 0.3)
+    with pytest.raises(ValueError, match=r"of one shape; they are \(3,\) and \(2, 3\)"):
+        divergence("forward_kl", P.log(), Q.log().expand(2, 3))
