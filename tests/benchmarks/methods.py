@@ -63,7 +63,6 @@ METHODS: dict[str, Method] = {
     BASELINE: recipe(HARD),
     "label_smoothing": recipe(HardLabels(smoothing=0.1)),
     "soft_targets": recipe(*BLEND),
-    "soft_targets_alone": recipe(SoftTargets()),
     "standardised_logits": recipe(HardLabels(weight=0.1), StandardisedLogits(weight=9.0)),
     "dkd": recipe(HARD, Decoupled()),
     "dist": recipe(HARD, Correlation(inter=2.0, intra=2.0)),
@@ -76,7 +75,6 @@ METHODS: dict[str, Method] = {
     "minilm": recipe(HARD, SelfAttention()),
     "minilm_v2": recipe(HARD, SelfAttention(parts=("queries", "keys", "values"))),
     "soft_targets_and_hidden_cosine": recipe(*BLEND, HiddenStates(kind="hidden_cosine")),
-    "soft_targets_and_rkd": recipe(*BLEND, Relational()),
 }
 
 
