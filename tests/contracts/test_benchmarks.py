@@ -31,6 +31,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
     "rerank": ({"ndcg_at_10", "mrr", "lists_per_cpu_s"}, {"teacher", "bm25", "stillhouse_bi_encoder"}),
+    "methods": (
+        {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
+        {"hard_labels", "soft_targets", "dkd", "rkd", "hidden_mse", "minilm"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "methods_writing": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
