@@ -104,7 +104,8 @@ def build_app(settings: RouterSettings, teachers: Mapping[str, Model | ChatModel
     async def close_models() -> None:
         ending = (
             *(worker.close() for worker in workers.values()),
-            *(one.close() for one in (*rankers.values(), *chats.values())),
+            *(ranker.close() for ranker in rankers.values()),
+            *(chat.close() for chat in chats.values()),
         )
         await asyncio.gather(students.close(), *ending)
 

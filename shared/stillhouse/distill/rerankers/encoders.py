@@ -75,7 +75,8 @@ class PairEncoder(Encoder):
         asked = mean_of(states, attention_mask * (1 - token_type_ids))
         read = mean_of(states, attention_mask * token_type_ids)
         both = torch.cat([asked * read, (asked - read).abs()], dim=1)
-        return self.cosine * (asked * read).sum(dim=1) + DEEP * self.deep(both).squeeze(1)
+        deep: Tensor = self.deep(both).squeeze(1)
+        return self.cosine * (asked * read).sum(dim=1) + DEEP * deep
 
 
 class TwinEncoder(Encoder):

@@ -108,7 +108,6 @@ def train_reranker(
         make = PairEncoder if pairs else TwinEncoder
         module = Reranker(make(candidate.layers, candidate.learn_layers))
         shown = [_prepared(one, spec, lexicon, tokenizer) for one in (*train, *select)]
-        states = _lower_states(module, shown)
         seen, chosen = shown[: len(train)], shown[len(train) :]
         rate = candidate.learning_rate or RATE
         groups = [
@@ -120,6 +119,7 @@ def train_reranker(
         optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
         checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, train, select, seed))
         state = checkpoints.resume(module, optimizer)
+        states = _lower_states(module, shown) if state.epoch < candidate.epochs else {}
         earlier, started = state.seconds, time.monotonic()
         per_epoch = math.ceil(len(seen) / candidate.batch_size)
         while state.epoch < candidate.epochs and state.epoch - state.best_epoch < PATIENCE:
@@ -134,7 +134,7 @@ def train_reranker(
                 optimizer.zero_grad()
                 for one in part:  # one after the other: the gradients are the same, and memory is one list's
                     loss = _loss(module, one, states, candidate) * one.weight / len(part)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     total += float(loss.detach()) * len(part)
                 optimizer.step()
             speed = len(seen) / (time.monotonic() - begun)
@@ -196,11 +196,13 @@ def _loss(module: Reranker, one: _List, states: dict[bytes, NDArray[np.float16]]
 def _scores(module: Reranker, one: _List, states: dict[bytes, NDArray[np.float16]]) -> Tensor:
     """Scores float32 [1, documents]."""
     inputs, mask, types = _inputs(one.texts, one.types, states)
-    lexical = module.lexical(one.features).squeeze(1)
+    lexical: Tensor = module.lexical(one.features).squeeze(1)
     if isinstance(module.encoder, PairEncoder):
-        return (module.encoder(inputs, mask, types) + lexical).unsqueeze(0)
-    vectors = module.encoder(inputs, mask)
-    return (module.encoder.cosine * (vectors[1:] @ vectors[0]) + lexical).unsqueeze(0)
+        scores: Tensor = module.encoder(inputs, mask, types)
+    else:
+        vectors: Tensor = module.encoder(inputs, mask)
+        scores = module.encoder.cosine * (vectors[1:] @ vectors[0])
+    return (scores + lexical).unsqueeze(0)
 
 
 def _lower_states(module: Reranker, lists: Sequence[_List]) -> dict[bytes, NDArray[np.float16]]:
@@ -214,9 +216,12 @@ def _lower_states(module: Reranker, lists: Sequence[_List]) -> dict[bytes, NDArr
         for start in range(0, len(order), 32):
             part = order[start : start + 32]
             inputs, mask, types = _inputs([texts[key][0] for key in part], [texts[key][1] for key in part], {})
-            pairs = isinstance(module.encoder, PairEncoder)
-            found = (module.encoder.lower(inputs, mask, types) if pairs else module.encoder.lower(inputs, mask)).half()
-            for key, row in zip(part, found.numpy(), strict=True):
+            encoder = module.encoder
+            if isinstance(encoder, PairEncoder):
+                found = encoder.lower(inputs, mask, types)
+            else:
+                found = encoder.lower(inputs, mask)
+            for key, row in zip(part, found.half().numpy(), strict=True):
                 states[key] = row[: len(texts[key][0])].copy()
     return states
 
