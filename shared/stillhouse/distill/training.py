@@ -29,6 +29,7 @@ from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.fitting import PATIENCE, mixed, schedule, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.response.soft_targets import soft_target_loss
+from stillhouse.distill.teaching import Teaching
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError
@@ -130,17 +131,23 @@ def train(
         rate = candidate.learning_rate or rate
         if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
+        taught: Teaching | None = None
+        learning: nn.Module = module
+        if candidate.distill:
+            prepared, example = [text.text for text in train], inputs_of(seen[:2], tokens)
+            taught = Teaching(candidate.distill, module, labels, prepared, soft, hard, weights, example)
+            learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
         # The encoder's head starts from nothing, so it has further to go than the layer below it.
         rates = {parameter: rate * (HEAD_RATE if tokens else 1.0) for parameter in module.head.parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [parameter], "lr": rates.get(parameter, rate)}
-            for parameter in module.parameters()
+            for parameter in learning.parameters()
             if parameter.requires_grad
         ]
         peaks: list[float] = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, labels, train, select, seed))
-        state = checkpoints.resume(module, optimizer)
+        state = checkpoints.resume(learning, optimizer)
         earlier, started = state.seconds, time.monotonic()
         steps = candidate.epochs * math.ceil(len(seen) / candidate.batch_size)
 
@@ -148,21 +155,25 @@ def train(
             epoch_started = time.monotonic()
             # Each epoch draws from a generator of its own, so a resumed run needs no generator's state.
             torch.manual_seed(mixed(seed, state.epoch))
-            module.train()
+            learning.train()
             step, total = state.epoch * math.ceil(len(seen) / candidate.batch_size), 0.0
             for batch in batches(seen, candidate.batch_size, mixed(seed, state.epoch)):
                 step += 1
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule(step, steps)
-                said = module(*inputs_of([seen[i] for i in batch], tokens))
-                loss = soft_target_loss(
-                    said[0] if tokens else said,
-                    soft[batch],
-                    hard[batch],
-                    candidate.temperature,
-                    alphas if isinstance(alphas, float) else alphas[batch],
-                    None if weights is None else weights[batch],
-                )
+                inputs = inputs_of([seen[i] for i in batch], tokens)
+                if taught is not None:
+                    loss = taught.loss(batch, inputs)
+                else:
+                    said = module(*inputs)
+                    loss = soft_target_loss(
+                        said[0] if tokens else said,
+                        soft[batch],
+                        hard[batch],
+                        candidate.temperature,
+                        alphas if isinstance(alphas, float) else alphas[batch],
+                        None if weights is None else weights[batch],
+                    )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -176,7 +187,7 @@ def train(
             state.seconds = earlier + time.monotonic() - started
             if select_loss < state.best_loss:
                 state.best_epoch, state.best_loss = state.epoch, select_loss
-            checkpoints.save(state, module, optimizer)
+            checkpoints.save(state, learning, optimizer)
             on_progress(
                 Progress(
                     epoch=state.epoch,
@@ -190,7 +201,7 @@ def train(
                 )
             )
 
-        checkpoints.load_best(state, module)
+        checkpoints.load_best(state, learning)
         temperature, _ = calibrate(predict(module, shown, tokens), answers)
         middles = centroids(module, seen, hard.numpy(), len(labels)) if tokens else None
     return TrainedStudent(

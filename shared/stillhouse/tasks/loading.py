@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from stillhouse.tasks.comparators.settings import Embedding
 from stillhouse.tasks.declaration import Task
+from stillhouse.tasks.distillation import KINDS
 from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
@@ -129,6 +130,8 @@ def _sentence(error: ValidationError, path: Path) -> str:
     if where and where[0] == "students":
         where[0] = "student"
         where = [part for part in where if part not in ("classifier", "language_model")]
+        if where[2:3] == ["distill"]:  # a term's kind is no key either
+            where[4:5] = [] if where[4:5] in [[kind] for kind in KINDS] else where[4:5]
     elif where and where[0] not in {"teacher", "gate", "audit", "drift", "budget", "review", "cascade"}:
         where.insert(0, "task")
     key = ".".join(where) or "task"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from stillhouse.tasks.distillation import AnyTerm, Feature
 from stillhouse.tasks.section import Section
 
 Architecture = Literal["hashed_ngrams", "cut_encoder", "joint"]
@@ -32,6 +33,9 @@ class StudentCandidate(Section):
         default_factory=dict,
         description="alpha for single labels: rare ones may be taught better by the label than by soft probabilities.",
     )
+    distill: tuple[AnyTerm, ...] = Field(
+        default=(), description="[[student.distill]]: terms of the loss, in the place of alpha and temperature."
+    )
     epochs: int = Field(default=12, ge=1, le=500)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
@@ -49,6 +53,18 @@ class StudentCandidate(Section):
         if not isinstance(fields, dict):
             return fields
         return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
+
+    @model_validator(mode="after")
+    def _one_recipe(self) -> StudentCandidate:
+        if not self.distill:
+            return self
+        doubled = {"alpha", "temperature", "class_alpha"} & self.model_fields_set
+        if doubled:
+            raise ValueError(f"{min(doubled)} says nothing beside [[student.distill]]; move it into the terms")
+        for term in self.distill:
+            if isinstance(term, Feature) and self.architecture != "cut_encoder":
+                raise ValueError(f"{term.kind} needs hidden layers, which {self.architecture} does not have; remove it")
+        return self
 
 
 class LanguageModel(Section):

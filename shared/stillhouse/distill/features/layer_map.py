@@ -1,8 +1,8 @@
 """Which layer of the teacher teaches which of the student. Layers are numbered from 1; the map never goes back.
 
 Uniform is what TinyBERT found best (Jiao et al. 1909.10351, section 3.1), the last layer what MiniLM takes
-(2002.10957). Searched: the rising map with the largest sum of linear CKA (Kornblith et al. 1905.00414, equation 3) between the states
-of the two, on a sample: a student's layer is taught by one that it is near to already.
+(2002.10957). Searched: the rising map with the largest sum of linear CKA (Kornblith et al. 1905.00414, equation 3)
+between the states of the two, on a sample: a student's layer is taught by one that it is near to already.
 """
 
 from __future__ import annotations

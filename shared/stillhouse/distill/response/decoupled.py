@@ -28,8 +28,8 @@ def decoupled_loss(
 
     TCKD = KL of (label, not label); NCKD = KL among the other labels, renormalised; both at temperature T. `logits`
     [B, L], the teacher's probabilities `soft` [B, L] (of temperature 1), labels `hard` int64 [B], `beta` one for all
-    or for each row [B]; with alpha 1 and beta 1 - p (p at T) it is soft targets. Optional weights of the rows `weight` [B].
-    Raises `ModelError` where the shapes differ.
+    or for each row [B]; with alpha 1 and beta 1 - p (p at T) it is soft targets. Optional weights of the rows `weight`
+    [B]. Raises `ModelError` where the shapes differ.
 
     >>> soft = torch.tensor([[0.5, 0.3, 0.2]])
     >>> abs(decoupled_loss(soft.log(), soft, torch.tensor([0])).item()) < 1e-4

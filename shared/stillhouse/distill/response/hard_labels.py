@@ -19,8 +19,12 @@ def hard_label_loss(logits: Tensor, hard: Tensor, smoothing: float = 0.0, weight
     >>> round(hard_label_loss(torch.zeros(1, 4), torch.tensor([2]), smoothing=0.1).item(), 4)  # log 4
     1.3863
     """
+    return mean_of_rows(hard_label_losses(logits, hard, smoothing), weight)
+
+
+def hard_label_losses(logits: Tensor, hard: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The loss of each row [B]; arguments and errors as `hard_label_loss`."""
     scores = at_least_float32(logits)
     if scores.dim() != 2 or hard.shape != scores.shape[:1]:
         raise ModelError(f"Logits {shape_of(logits)} need one label for each row; the labels are {shape_of(hard)}.")
-    losses = functional.cross_entropy(scores, hard, reduction="none", label_smoothing=smoothing)
-    return mean_of_rows(losses, weight)
+    return functional.cross_entropy(scores, hard, reduction="none", label_smoothing=smoothing)

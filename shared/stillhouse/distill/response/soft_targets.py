@@ -51,4 +51,4 @@ def soft_target_loss(
 def softened_divergence(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
     """KL(teacher_T || student_T) of each row, [B], of `logits` [B, L] and probabilities `soft` [B, L]."""
     student = functional.log_softmax(logits / temperature, dim=-1)
-    return functional.kl_div(student, soften(soft, temperature), reduction="none").sum(dim=-1)
+    return functional.kl_div(student, soften(soft.to(logits.dtype), temperature), reduction="none").sum(dim=-1)

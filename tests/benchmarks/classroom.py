@@ -1,0 +1,212 @@
+"""What methods are compared on: a teacher, the texts that it answered, and the student that learns from its answers.
+
+The teacher is the sentence encoder (6 layers) with a head fitted on 20 labelled texts a label, one temperature
+calibrated. The student keeps 2 layers, of which the upper learns, and its head. What never changes is computed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
+from stillhouse.distill.fitting import fit, torch_set_up
+from stillhouse.distill.teaching import LAYER, EncoderSide, Teaching, of_encoder
+from stillhouse.distill.training import HEAD_RATE, Ids, batches, inputs_of, lower_states, predict
+from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
+from stillhouse.models.teacher import fit_head
+from stillhouse.tasks.distillation import AnyTerm, HiddenStates, SelfAttention
+from tests.benchmarks.data import Data
+
+LAYERS, EPOCHS, BATCH, RATE = 2, 5, 32, 1e-3
+SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1500, 1500
+
+TOP = f"{LAYER}.5"
+
+
+@dataclass
+class Classroom:
+    """A fitted teacher and its answers: `pool` texts teach, `test` texts judge.
+
+    `logits` float32 [pool, labels] are calibrated, `hard` int64 [pool] and `said` int64 [test] the teacher's labels,
+    `truth` int64 [test] the data's.
+    """
+
+    name: str
+    digest: str
+    labels: tuple[str, ...]
+    pool: list[str]
+    test: list[str]
+    logits: Tensor
+    hard: Tensor
+    said: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    learnt: int
+    ids: list[Ids]
+    test_ids: list[Ids]
+
+    def __post_init__(self) -> None:
+        self._lower: dict[int, tuple[list[Ids], list[Ids]]] = {}
+
+    def lower(self, layers: int) -> tuple[list[Ids], list[Ids]]:
+        """What a student of so many layers reads in the place of ids, pool and test; kept for the depth asked last."""
+        if layers not in self._lower:
+            module = CutEncoder(layers, 1)
+            self._lower = {layers: (lower_states(module, self.ids), lower_states(module, self.test_ids))}
+        return self._lower[layers]
+
+    @cached_property
+    def encoder(self) -> EncoderSide:
+        """What the whole encoder says of the pool: vectors, its last layer's states and attention."""
+        every = ("attention", "queries", "keys", "values")
+        terms = [HiddenStates(kind="hidden_mse", teacher=TOP), SelfAttention(parts=every, teacher=TOP)]
+        return EncoderSide(terms, self.pool)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One run: its seed, and the places in the pool that it may learn from, int64 [learnt]."""
+
+    room: Classroom
+    seed: int
+    places: NDArray[np.int64]
+
+
+def lesson(room: Classroom, seed: int) -> Lesson:
+    """The texts of this seed, drawn from the pool."""
+    return Lesson(room, seed, np.random.default_rng(seed).permutation(len(room.pool))[: room.learnt])
+
+
+def new_student(room: Classroom, seed: int, layers: int = LAYERS) -> CutEncoder:
+    """A student that has learnt nothing; the same for the same seed."""
+    torch.manual_seed(seed)
+    return CutEncoder(layers, len(room.labels))
+
+
+def learn(
+    of: Lesson,
+    terms: Sequence[AnyTerm],
+    *,
+    layers: int = LAYERS,
+    logits: Tensor | None = None,
+    student: CutEncoder | None = None,
+    epochs: int = EPOCHS,
+) -> CutEncoder:
+    """A student that learnt from the lesson's texts by a recipe.
+
+    `logits` [pool, labels] stand for the teacher's where given (of an assistant, of an ensemble), and their likeliest
+    label for its label; `student` is changed and given back, else it is a new one.
+    """
+    room = of.room
+    given = room.logits if logits is None else logits
+    hard = given.argmax(dim=-1)
+    states, places = room.lower(layers)[0], torch.from_numpy(of.places)
+    seen = [states[i] for i in of.places]
+    with torch_set_up(1):
+        module = student or new_student(room, of.seed, layers)
+        taught = Teaching(
+            terms,
+            module,
+            room.labels,
+            [room.pool[i] for i in of.places],
+            given[places].softmax(dim=-1),
+            hard[places],
+            None,
+            inputs_of(seen[:2], tokens=True),
+            room.encoder.among(of.places.tolist(), ()) if any(of_encoder(term) for term in terms) else None,
+        )
+        learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
+        fit(
+            learning,
+            lambda epoch, seed: list(batches(seen, BATCH, seed)),
+            lambda batch, done: taught.loss(batch, inputs_of([seen[i] for i in batch], tokens=True)),
+            epochs=epochs,
+            rate=RATE,
+            rate_of=lambda name: HEAD_RATE if name.startswith("student.head") else 1.0,
+            seed=of.seed,
+        )
+    return module
+
+
+def judged_logits(of: Lesson, module: nn.Module, layers: int = LAYERS) -> NDArray[np.float32]:
+    """What a student says of the test texts, float32 [test, labels]."""
+    return predict(module, of.room.lower(layers)[1], tokens=True)
+
+
+def pool_logits(of: Lesson, module: nn.Module, layers: int = LAYERS) -> Tensor:
+    """What a student says of the pool, float32 [pool, labels]: an assistant's answers, or a generation's."""
+    return torch.from_numpy(predict(module, of.room.lower(layers)[0], tokens=True))
+
+
+def open_room(rows: Data, home: Path, *, learnt: int = LEARNT, test: int = TEST) -> Classroom:
+    """Fit the teacher and let it answer; both are kept below `home`, by what they were made of."""
+    order = np.random.default_rng(0).permutation(len(rows.train))
+    train, counts = [rows.train[i] for i in order], dict.fromkeys(rows.labels, 0)
+    seeds, pool = [], []
+    for row in train:
+        counts[row.label] += 1
+        (seeds if counts[row.label] <= SEED_PER_LABEL else pool).append(row)
+    pool = pool[:POOL]
+    judged = [rows.test[i] for i in np.random.default_rng(0).permutation(len(rows.test))[:test]]
+    labels = tuple(label for label in rows.labels if counts[label])
+    index = {label: i for i, label in enumerate(labels)}
+    judged = [row for row in judged if row.label in index]
+    facts = json.dumps([[(row.text, row.label) for row in part] for part in (seeds, pool, judged)])
+    digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
+    ids = [_ids([row.text for row in part]) for part in (pool, judged)]
+    kept = home / digest / "teacher.npz"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        vectors = [_vectors(part) for part in (_ids([row.text for row in seeds]), *ids)]
+        targets = np.array([index[row.label] for row in seeds])
+        held_out = np.arange(len(seeds)) % 7 == 0
+        head = fit_head(vectors[0], targets, len(labels), held_out)
+        answers = [(part @ head.weights + head.bias) / head.temperature for part in vectors[1:]]
+        draft = kept.with_suffix(".tmp.npz")
+        np.savez(draft, pool=answers[0], test=answers[1])
+        draft.replace(kept)
+    with np.load(kept, allow_pickle=False) as found:
+        logits, said = torch.from_numpy(found["pool"].astype(np.float32)), found["test"].argmax(axis=1)
+    return Classroom(
+        name=rows.name,
+        digest=digest,
+        labels=labels,
+        pool=[row.text for row in pool],
+        test=[row.text for row in judged],
+        logits=logits,
+        hard=logits.argmax(dim=-1),
+        said=said,
+        truth=np.array([index[row.label] for row in judged]),
+        learnt=min(learnt, len(pool)),
+        ids=ids[0],
+        test_ids=ids[1],
+    )
+
+
+def _ids(texts: Sequence[str]) -> list[Ids]:
+    spec = StudentSpec(
+        student_id="", architecture="cut_encoder", labels=("",), inputs="tokens", max_length=MAX_TOKENS, buckets=0
+    )
+    featuriser = Featuriser(spec, encoder_source() / TOKENIZER_FILE)
+    return [featuriser.ids(prepare(text)) for text in texts]
+
+
+def _vectors(ids: Sequence[Ids]) -> NDArray[np.float32]:
+    """Sentence vectors of the whole encoder, of length 1, float32 [n, width]."""
+    encoder = CutEncoder(6, 1).eval()
+    found = np.zeros((len(ids), encoder.head.in_features), dtype=np.float32)
+    order = np.argsort([len(one) for one in ids], kind="stable")
+    with torch.no_grad():
+        for start in range(0, len(ids), 64):
+            places = order[start : start + 64]
+            found[places] = encoder(*inputs_of([ids[i] for i in places], tokens=True))[1].numpy()
+    return found / np.linalg.norm(found, axis=1, keepdims=True)

@@ -1,0 +1,178 @@
+"""`methods`: does each distillation objective beat hard labels?
+
+The teacher is the sentence encoder with a fitted head; the student keeps 2 of its 6 layers, of which one learns, and a
+head. Each run learns from 1,500 texts that its seed draws of 3,000 which the teacher answered, for 5 epochs at the same
+rate; methods differ in the loss alone, and where they say so in who teaches. Weights are those of the papers (relations
+and features, whose weights follow from units, keep hard labels beside them); none was tuned here. The difference is the
+mean of paired differences to hard labels over the same seeds, with its 95 % interval by Student's t: with so many
+methods about one in twenty leaves 0 out by chance. "better" and "worse" are intervals without 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from stillhouse.tasks.distillation import (
+    AnyTerm,
+    AttentionTransfer,
+    Contrastive,
+    Correlation,
+    Decoupled,
+    HardLabels,
+    HiddenStates,
+    Relational,
+    SelfAttention,
+    SimilarityPreserving,
+    SoftTargets,
+    StandardisedLogits,
+)
+from tests.benchmarks import meta
+from tests.benchmarks.classroom import Classroom, Lesson, judged_logits, learn, lesson, open_room
+from tests.benchmarks.data import Data, load, shared
+from tests.benchmarks.peers import HOME
+from tests.benchmarks.report import percent, table
+
+# Part of a kept run's name: raise it when a method gives other figures.
+VERSION = 1
+SEEDS, QUICK_SEEDS = 5, 2
+BASELINE = "hard_labels"
+HEADINGS = ("method", "agreement", "± s.d.", "difference to hard labels", "accuracy", "CPU-s a run", "")
+
+Method = Callable[[Lesson], NDArray[np.float32]]
+
+HARD, BLEND = HardLabels(), (HardLabels(weight=0.2), SoftTargets(weight=0.8))
+
+
+def recipe(*terms: AnyTerm) -> Method:
+    """The method that minimises these terms."""
+    return lambda of: judged_logits(of, learn(of, terms))
+
+
+# A method trains on a lesson and gives logits float32 [test texts, labels]; one line adds one.
+METHODS: dict[str, Method] = {
+    BASELINE: recipe(HARD),
+    "label_smoothing": recipe(HardLabels(smoothing=0.1)),
+    "soft_targets": recipe(*BLEND),
+    "soft_targets_alone": recipe(SoftTargets()),
+    "standardised_logits": recipe(HardLabels(weight=0.1), StandardisedLogits(weight=9.0)),
+    "dkd": recipe(HARD, Decoupled()),
+    "dist": recipe(HARD, Correlation(inter=2.0, intra=2.0)),
+    "rkd": recipe(HARD, Relational()),
+    "similarity_preserving": recipe(HARD, SimilarityPreserving(weight=3000.0)),
+    "crd": recipe(HARD, Contrastive(weight=0.8)),
+    "hidden_mse": recipe(HARD, HiddenStates(kind="hidden_mse")),
+    "hidden_cosine": recipe(HARD, HiddenStates(kind="hidden_cosine")),
+    "attention_transfer": recipe(HARD, AttentionTransfer(weight=10.0)),
+    "minilm": recipe(HARD, SelfAttention()),
+    "minilm_v2": recipe(HARD, SelfAttention(parts=("queries", "keys", "values"))),
+    "soft_targets_and_hidden_cosine": recipe(*BLEND, HiddenStates(kind="hidden_cosine")),
+    "soft_targets_and_rkd": recipe(*BLEND, Relational()),
+}
+
+
+def run(quick: bool, data: Path | None) -> dict[str, Any]:
+    """The result file of this benchmark; runs that were kept are not done again."""
+    begun = meta.start()
+    rows = load(data if data is not None else shared("clinc150"))
+    if quick:
+        few = set(rows.labels[:30])
+        rows = Data(rows.name, *([row for row in part if row.label in few] for part in (rows.train, rows.test)))
+    room = open_room(rows, HOME / "methods", **({"learnt": 600, "test": 500} if quick else {}))
+    seeds = QUICK_SEEDS if quick else SEEDS
+    kept: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+    # Seeds outside, so that an interrupted benchmark has figures of every method.
+    for seed in range(seeds):
+        for name, method in METHODS.items():
+            kept[name].append(_once(room, name, method, seed))
+    result: dict[str, Any] = {name: summary(runs, kept[BASELINE]) for name, runs in kept.items()}
+    packages = ("torch", "transformers", "numpy", "scipy")
+    result["meta"] = meta.finish(begun, repeats=seeds, quick=quick, data=room.name, packages=packages)
+    result["meta"]["texts"] = {"pool": len(room.pool), "learnt": room.learnt, "asked": len(room.test)}
+    result["meta"]["teacher_accuracy"] = float((room.said == room.truth).mean())
+    return result
+
+
+def summary(runs: Sequence[Mapping[str, float]], baseline: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """A method's figures beside the baseline's of the same seeds."""
+    agreement = np.array([one["agreement"] for one in runs])
+    of_baseline = np.array([one["agreement"] for one in baseline])
+    differences = agreement - of_baseline
+    low, high = paired_interval(differences)
+    accuracy = np.array([one["accuracy"] for one in runs])
+    return {
+        "metric": "agreement",
+        "mean": float(agreement.mean()),
+        "std": float(agreement.std(ddof=1)),
+        "seeds": len(runs),
+        "hard_label_baseline_mean": float(of_baseline.mean()),
+        "difference": float(differences.mean()),
+        "difference_ci": [low, high],
+        "accuracy": float(accuracy.mean()),
+        "accuracy_difference_ci": list(paired_interval(accuracy - np.array([one["accuracy"] for one in baseline]))),
+        "training_cpu_s": float(np.mean([one["cpu_s"] for one in runs])),
+    }
+
+
+def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of the mean of paired differences, by Student's t."""
+    mean, error = float(differences.mean()), float(stats.sem(differences))
+    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    return mean - reach, mean + reach
+
+
+def _once(room: Classroom, name: str, method: Method, seed: int) -> dict[str, float]:
+    """One run's figures, of a run that was kept or of one that is kept now."""
+    path = HOME / "methods" / room.digest / f"v{VERSION}-{room.learnt}" / name / f"{seed}.json"
+    if path.exists():
+        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    before = time.process_time()
+    answers = method(lesson(room, seed)).argmax(axis=1)
+    found = {
+        "agreement": float((answers == room.said).mean()),
+        "accuracy": float((answers == room.truth).mean()),
+        "cpu_s": time.process_time() - before,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(found), encoding="utf-8")
+    os.replace(draft, path)
+    print(f"{name}, seed {seed}: agreement {found['agreement']:.3f}, {found['cpu_s']:.0f} CPU-s", file=sys.stderr)
+    return found
+
+
+def show(result: dict[str, Any]) -> str:
+    """The printed table, in Markdown."""
+    rows = []
+    for name, of in result.items():
+        if name == "meta":
+            continue
+        low, high = of["difference_ci"]
+        verdict = "" if name == BASELINE else "better" if low > 0 else "worse" if high < 0 else "not shown to help"
+        rows.append(
+            [
+                name,
+                percent(of["mean"]),
+                f"{100 * of['std']:.1f}",
+                None if name == BASELINE else f"{100 * of['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+                percent(of["accuracy"]),
+                of["training_cpu_s"],
+                verdict,
+            ]
+        )
+    of, texts = result["meta"], result["meta"]["texts"]
+    facts = (
+        f"Percentage points; {of['repeats']} seeds, {texts['learnt']:,} texts of {texts['pool']:,} learnt, "
+        f"{texts['asked']:,} asked. The teacher is right on {percent(of['teacher_accuracy'])} of them."
+    )
+    return f"{table(HEADINGS, rows)}\n\n{facts}"
