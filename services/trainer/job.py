@@ -40,6 +40,7 @@ from stillhouse.models.artefact import folder_of, publish, reference
 from stillhouse.models.port import ModelError
 from stillhouse.quality.corrections import suspect_labels
 from stillhouse.quality.grounding import Catalogue
+from stillhouse.registry.environment import environment
 from stillhouse.store import Store
 from stillhouse.tasks import LanguageModel, RerankerStudent, StudentCandidate, Task
 from stillhouse.tasks.golden import read_golden
@@ -88,7 +89,8 @@ def _train(folder: Path) -> None:
     report("dataset", 0.0)
     dataset, train, select, teacher_version, left_out = _data(folder, task, home, job)
     curves: list[dict[str, Any]] = read_json(folder / CURVES_FILE) or []
-    target = home / "artefacts" / student_id
+    # A reproduction reads what the platform recorded and writes beside it.
+    target = Path(job.get("artefacts") or home / "artefacts") / student_id
     if target.exists():
         artefact, export = reference(target), read_json(folder / "export.json") or {}
     elif isinstance(candidate, LanguageModel):
@@ -120,6 +122,7 @@ def _train(folder: Path) -> None:
             "about": {key: value for key, value in export.items() if isinstance(value, str)},
             "metrics": metrics | {"wall_seconds": report.seconds, "peak_rss_mb": report.peak_mb},
             "cpu_seconds": cpu,
+            "environment": environment(),
             "time": datetime.now().astimezone().isoformat(),
         },
     )

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from services.trainer.remedy import candidate_with
 from services.trainer.states import OUTCOME_FILE
-from stillhouse.bus.jobs import read_json, write_json
+from stillhouse.bus.jobs import RESULT_FILE, read_json, write_json
 from stillhouse.events import RouteChanged, StudentTrained
 from stillhouse.registry import afterwards
 from stillhouse.store.datasets import erased_datasets
@@ -83,6 +83,8 @@ def main(folder: Path) -> int:
         student=student,
         parameters=candidate_with(task.students[student.rung], student.changes).model_dump(mode="json"),
         curves=read_json(folder / "curves.json") or [],
+        job=job,
+        environment=(read_json(folder / RESULT_FILE) or {}).get("environment"),
     )
     register_student(Path(job["home"]), student=student, run_id=run_id)
     erased = erased_datasets(Path(job["home"]) / "datasets").get(student.dataset.version)

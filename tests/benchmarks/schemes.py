@@ -40,7 +40,7 @@ from stillhouse.distill.schemes.ensembles import (
 )
 from stillhouse.distill.schemes.lesson import direct
 from stillhouse.distill.schemes.mutual import mutual
-from stillhouse.distill.schemes.progressive import drop_in_steps
+from stillhouse.distill.schemes.progressive import drop_in_steps, progressive
 from stillhouse.distill.selection import least_sure, margins
 from stillhouse.distill.training import inputs_of
 from stillhouse.models.encoder import SentenceEncoder, ensure_encoder
@@ -53,8 +53,9 @@ from tests.benchmarks.report import percent, table
 from tests.benchmarks.schemes_students import ENCODER, NGRAM, Draw, Part
 
 LEARN, SELECT, TEST = 1500, 300, 1500
+DEEP = 3  # residual layers of deep n-grams
 SEEDS = 5
-ENCODER_LEARNS = 1000  # texts; a run of the encoder takes half a minute with so many
+ENCODER_LEARNS = 600  # texts; a run of the encoder takes a quarter of a minute with so many
 TEACHERS, GOLD_PER_LABEL = 5, 8
 ASKED_FIRST = 500  # texts that a student has learnt from before it chooses as many more
 
@@ -283,6 +284,33 @@ def _of_teachers(how: str) -> Made:
     return made
 
 
+def _deep(layers: int, labels_only: bool = False) -> Made:
+    def made(draw: Draw, pool: Pool) -> nn.Module:
+        student = draw.deep(layers)
+        direct(student, draw.lesson(NGRAM, **({"soft": None} if labels_only else {})))
+        return student
+
+    return made
+
+
+def _deep_from_itself(draw: Draw, pool: Pool) -> nn.Module:
+    student = draw.deep(DEEP)
+    from_deeper_layers(student, draw.lesson(NGRAM), [f"layer.{place}" for place in range(DEEP - 1)])
+    return student
+
+
+def _deep_dropped(draw: Draw, pool: Pool) -> nn.Module:
+    """3 layers, then 2, then 1, each step from the weights and answers of the one before."""
+    return drop_in_steps(draw.deep(DEEP), draw.lesson(NGRAM), "layer", [[0, 1], [0]])
+
+
+def _deep_line(draw: Draw, pool: Pool) -> nn.Module:
+    """teacher -> 3 layers -> n-grams alone."""
+    line = [draw.deep(DEEP), draw.ngrams()]
+    progressive(line, draw.lesson(NGRAM))
+    return line[-1]
+
+
 def _fewer(draw: Draw) -> Draw:
     """The draw's first texts: what students of the encoder learn from."""
     if draw.seed not in _FEWER:
@@ -324,8 +352,8 @@ def _assistant(draw: Draw, pool: Pool) -> nn.Module:
 
 
 def _dropped(draw: Draw, pool: Pool) -> nn.Module:
-    """4 layers, then 3, then 2, each step from the weights and answers of the one before."""
-    return drop_in_steps(draw.encoder(4), _fewer(draw).lesson(ENCODER), "layer", [[0, 1], [0]])
+    """3 layers, then 2, from the weights and answers of the 3."""
+    return drop_in_steps(draw.encoder(3), _fewer(draw).lesson(ENCODER), "layer", [[0]])
 
 
 # name: (kind of student, baselines that it is compared with, how it is made)
@@ -341,6 +369,12 @@ ROWS: dict[str, tuple[str, tuple[str, ...], Made]] = {
     "token_dropout": ("ngrams", ("direct", "hard"), _token_dropout),
     "mixup": ("ngrams", ("direct", "hard"), _mixup),
     "unlabelled_texts": ("ngrams", ("direct", "hard"), _unlabelled),
+    "ngrams_of_deep_assistant": ("ngrams", ("direct", "hard"), _deep_line),
+    "deep3_hard": ("ngrams", (), _deep(DEEP, labels_only=True)),
+    "deep3_direct": ("ngrams", ("deep3_hard",), _deep(DEEP)),
+    "deep3_from_deeper_layers": ("ngrams", ("deep3_direct", "deep3_hard"), _deep_from_itself),
+    "deep1_direct": ("ngrams", (), _deep(1)),
+    "deep1_dropped_in_steps": ("ngrams", ("deep1_direct",), _deep_dropped),
     "asked_at_random": ("ngrams", (), _asked("random")),
     "asked_by_margin": ("ngrams", ("asked_at_random",), _asked("margin")),
     "one_teacher": ("ngrams", (), _of_teachers("single")),

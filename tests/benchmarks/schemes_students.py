@@ -51,6 +51,24 @@ class Ngrams(nn.Module):
         return Outputs(self.student.head(bag), embedding=bag)
 
 
+class DeepNgrams(nn.Module):
+    """The same bag, then residual layers, so that there is depth to learn from and to drop."""
+
+    def __init__(self, seen: Sequence[NDArray[np.int64]], labels: int, layers: int, seed: int) -> None:
+        super().__init__()
+        self.bag = Ngrams(seen, labels, seed)
+        self.layer = nn.ModuleList(nn.Linear(DIM, DIM) for _ in range(layers))
+        self.head = nn.Linear(DIM, labels)
+
+    def forward(self, features: Tensor) -> Outputs:
+        """Logits, the states of each layer as of one token, and the last of them."""
+        states, seen = self.bag.bag(features), {}
+        for place, layer in enumerate(self.layer):
+            states = states + torch.relu(layer(states))
+            seen[f"layer.{place}"] = states[:, None]
+        return Outputs(self.head(states), states=seen, embedding=states)
+
+
 class Layers(nn.Module):
     """The encoder's layers above the lowest, and a head; reads the lowest layer's states."""
 
@@ -109,7 +127,7 @@ class Part:
         """What either kind of student makes of the texts at `places`."""
         at = [int(place) for place in places]
         said: Outputs
-        if isinstance(module, Ngrams):
+        if isinstance(module, Ngrams | DeepNgrams):
             said = module(*inputs_of([self.features[i] for i in at], tokens=False))
         else:
             states = self.states()
@@ -149,6 +167,10 @@ class Draw:
     def ngrams(self, seed: int = 0) -> Ngrams:
         """A student of n-grams that knows nothing."""
         return Ngrams(self.learn.features, len(self.labels), 1000 * seed + self.seed)
+
+    def deep(self, layers: int) -> DeepNgrams:
+        """A student of n-grams with residual layers."""
+        return DeepNgrams(self.learn.features, len(self.labels), layers, self.seed)
 
     def encoder(self, layers: int) -> Layers:
         """A student of the encoder's lowest `layers`, as they came."""

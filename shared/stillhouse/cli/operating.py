@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from stillhouse.cli._common import (
     HOME,
     TASKS,
+    AsJson,
     Home,
     OneTask,
     Reason,
@@ -20,6 +22,7 @@ from stillhouse.cli._common import (
     console,
     fail,
     run,
+    show_json,
 )
 from stillhouse.cli.connect import publish_command, settings_of_running
 
@@ -39,16 +42,30 @@ teacher = typer.Typer(no_args_is_help=True, help="Teachers of this machine.")
 
 
 def train(
-    task: TaskName,
+    task: OneTask = None,
     reason: Reason = "asked for on the command line",
     architecture: Annotated[
         str | None, typer.Option(help="One of the task's candidates; the cheapest by default.")
     ] = None,
     tenant: Tenant = "default",
     follow: Annotated[bool, typer.Option("--follow", help="Stay and show how training goes.")] = False,
+    reproduce: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Train the student of this MLflow run (or this student) again, and compare."),
+    ] = None,
     home: Home = HOME,
+    as_json: AsJson = False,
 ) -> None:
-    """Ask for a student now, whatever the budget policy says. `stillhouse students` shows what came of it."""
+    """Ask for a student now, whatever the budget policy says. `stillhouse students` shows what came of it.
+
+    With --reproduce RUN nothing is asked for: the recorded student is trained again on this machine, beside the
+    platform, and compared with the first. Exit status 0: bit for bit the same; 2: not; 1: it could not be trained.
+    """
+    if reproduce is not None:
+        _reproduce(reproduce, home, as_json)
+        return
+    if task is None:
+        fail("Name the task with --task, or a recorded run with --reproduce.")
     from stillhouse.events import TrainingRequested
 
     settings = settings_of_running(home)
@@ -67,6 +84,24 @@ def train(
 
         if not follow_job(settings.home, event_id, console()):
             raise typer.Exit(1)
+
+
+def _reproduce(run: str, home: Path, as_json: bool) -> None:
+    from rich.console import Console
+
+    from stillhouse.cli.reproduce import reproduce
+
+    try:
+        found = reproduce(run, home, Console(stderr=True, highlight=False))
+    except ValueError as error:
+        fail(f"{error}.")
+    if as_json:
+        show_json(found.as_json())
+    else:
+        for sentence in found.sentences():
+            console().print(sentence, soft_wrap=True, markup=False)
+    if not found.bit_exact:
+        raise typer.Exit(2)
 
 
 @route.command("teacher")

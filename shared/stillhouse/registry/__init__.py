@@ -2,20 +2,24 @@
 
 from stillhouse.registry.students import (
     Alias,
+    TrainingRecord,
     log_evaluation,
     log_training_run,
     mark_erased,
     model_name,
     register_student,
     set_alias,
+    training_record,
 )
 
 __all__ = [
     "Alias",
+    "TrainingRecord",
     "log_evaluation",
     "log_training_run",
     "mark_erased",
     "model_name",
     "register_student",
     "set_alias",
+    "training_record",
 ]

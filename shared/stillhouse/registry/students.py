@@ -8,14 +8,18 @@ same student, by several processes too.
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from stillhouse.events import StudentEvaluated, StudentTrained
 
@@ -32,13 +36,20 @@ METRICS_AT_ONCE: Final = 1000  # MLflow refuses more in one call
 
 
 def log_training_run(
-    home: Path, *, student: StudentTrained, parameters: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]
+    home: Path,
+    *,
+    student: StudentTrained,
+    parameters: Mapping[str, Any],
+    curves: Sequence[Mapping[str, Any]],
+    job: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> str:
     """Log how `student` came to be, and give the run's id; the run there is, where it was logged before.
 
     `curves` has an entry for each step (its `epoch`, else its position): every number in it becomes a point. The last
     point of a metric and the student's own metrics stand beside the parameters. A run that an earlier call left
-    unfinished is finished.
+    unfinished is finished. `job` is what the training job was told and `environment` what it ran in: with both and the
+    dataset the student can be trained again (`training_record`).
     """
     with _client(home) as client:
         from mlflow.entities import Metric, Param
@@ -64,8 +75,52 @@ def log_training_run(
             client.log_batch(run_id, metrics=points[start : start + METRICS_AT_ONCE])
         client.log_dict(run_id, student.model_dump(mode="json"), "student.json")
         client.log_dict(run_id, {"curves": [dict(entry) for entry in curves]}, "curves.json")
+        if job is not None:
+            client.log_dict(run_id, dict(job), "job.json")
+        if environment is not None:
+            client.log_dict(run_id, dict(environment), "environment.json")
         client.set_terminated(run_id, "FINISHED", end_time=began)
         return run_id
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """What a run says about how its student came to be. `environment` is empty where the run has none."""
+
+    run_id: str
+    student: StudentTrained
+    job: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def training_record(home: Path, run: str) -> TrainingRecord:
+    """The record of a training run, named by its id or its student's. Raises `LookupError` in one sentence."""
+    if not (home / "mlflow.db").exists():
+        raise LookupError(f"{home} holds no MLflow runs; name the platform's folder with --home.")
+    with _client(home) as client:
+        from mlflow.exceptions import MlflowException
+
+        experiments = [str(one.experiment_id) for one in client.search_experiments()]
+        found = (
+            client.search_runs(experiments, f"tags.`{STUDENT_TAG}` = '{run}'", max_results=1) if "'" not in run else []
+        )
+        try:
+            run_id = str(found[0].info.run_id) if found else str(client.get_run(run).info.run_id)
+        except MlflowException:
+            raise LookupError(
+                f"{home / 'mlflow.db'} has no run and no student {run!r}; `mlflow ui` lists them."
+            ) from None
+        folder = Path(url2pathname(urlsplit(str(client.get_run(run_id).info.artifact_uri)).path))
+    read = {}
+    for name in ("student", "job", "environment"):
+        path = folder / f"{name}.json"
+        read[name] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if read["student"] is None or read["job"] is None:
+        missing = "student" if read["student"] is None else "job"
+        raise LookupError(f"Run {run_id} has no {missing}.json: it was logged before runs could be trained again.")
+    return TrainingRecord(
+        run_id, StudentTrained.model_validate(read["student"]), read["job"], read["environment"] or {}
+    )
 
 
 def log_evaluation(home: Path, *, evaluated: StudentEvaluated, report: Path | None = None) -> str:
