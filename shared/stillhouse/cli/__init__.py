@@ -6,6 +6,7 @@ import typer
 
 from stillhouse.cli import (
     advise,
+    analyze,
     demo,
     dlq,
     doctor,
@@ -46,6 +47,7 @@ for _panel, _commands in {
     ),
     "Requests": (requests.request, requests.send),
     "Before money is spent": (advise.advise,),
+    "Students": (analyze.analyze,),
     "What happens": (watching.routes, watching.students, watching.alerts),
     "Orders": (operating.train, erase.erase),
     "Documents": (documents.docs,),
