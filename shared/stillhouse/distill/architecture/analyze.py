@@ -66,11 +66,11 @@ class Analysis:
     bottleneck: str
 
 
-class Written(TorchDispatchMode):
+class Written(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts bytes that operations write to memory of their own; views write none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
