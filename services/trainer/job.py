@@ -144,6 +144,7 @@ def _make(
     from stillhouse.distill.data import LabelledText
     from stillhouse.distill.export import export
     from stillhouse.distill.joint import train_joint
+    from stillhouse.distill.targets.program import program_path, save_program
     from stillhouse.distill.training import Progress as Epoch
     from stillhouse.distill.training import train
 
@@ -179,6 +180,8 @@ def _make(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     exported = export(trained, staging, student_id, task.cascade.confidence)
+    # The weights as they were trained: what `stillhouse export` converts. The artefact holds what serves.
+    save_program(trained, program_path(target))
     numbers = asdict(exported)
     write_json(folder / "export.json", numbers)
     return publish(staging, target), numbers

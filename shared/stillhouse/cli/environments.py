@@ -1,4 +1,4 @@
-"""`stillhouse env make` and `list`: the environments that serve and quantise students that write."""
+"""`stillhouse env make` and `list`: the environments that serve, quantise and convert students."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from stillhouse.cli._common import AsJson, console, fail, show_json, show_table
 
 COLLECTED: Final = re.compile(r"Collecting ([A-Za-z0-9._-]+)")
 
-app = typer.Typer(no_args_is_help=True, help="Python environments beside ours: serving (vLLM) and quantising.")
+app = typer.Typer(
+    no_args_is_help=True, help="Python environments beside ours: serving (vLLM), quantising, one for each exporter."
+)
 
 
 @app.command()
-def make(name: Annotated[str, typer.Argument(help="serving or quantising.")]) -> None:
+def make(name: Annotated[str, typer.Argument(help="serving, quantising, litert, executorch or coreml.")]) -> None:
     """Make an environment now instead of at its first use. Downloads its pinned packages; takes minutes."""
     import time
 
@@ -26,7 +28,7 @@ def make(name: Annotated[str, typer.Argument(help="serving or quantising.")]) ->
 
     chosen = next((known for known in NAMES if known == name), None)
     if chosen is None:
-        fail(f"There is no environment {name!r}; environments are {' and '.join(NAMES)}.")
+        fail(f"There is no environment {name!r}; environments are {', '.join(NAMES)}.")
     out = console()
     if exists(chosen):
         out.print(f"{chosen} is there: {python_of(chosen)}", soft_wrap=True, markup=False)

@@ -1,9 +1,9 @@
-"""Environments that are made on first use: `serving` (vLLM) and `quantising` (LLM Compressor).
+"""Environments that are made on first use: `serving` (vLLM), `quantising` (LLM Compressor) and one for each exporter.
 
 Their pins exclude each other's and those of the environment that we run in. Each is a virtual environment with exactly
 the packages of the list beside this file, in a folder that is named by that list: another list is another environment.
-Where a machine has its own (vLLM for its GPU, say), `STILLHOUSE_SERVING_PYTHON` or `STILLHOUSE_QUANTISING_PYTHON`
-names that one's python, and nothing is made.
+Where a machine has its own (vLLM for its GPU, say), `STILLHOUSE_SERVING_PYTHON` (and so on) names that one's python,
+and nothing is made.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from typing import Final, Literal, get_args
 
 from stillhouse.models.port import ModelError
 
-Name = Literal["serving", "quantising"]
+Name = Literal["serving", "quantising", "litert", "executorch", "coreml"]
 OnLine = Callable[[str], None]
 
 NAMES: Final[tuple[Name, ...]] = get_args(Name)
 PURPOSE: Final[dict[Name, str]] = {
     "serving": "vLLM, which serves students that write",
     "quantising": "LLM Compressor, which makes them smaller",
+    "litert": "LiteRT, which runs students on Android",
+    "executorch": "ExecuTorch, which runs students on embedded devices",
+    "coreml": "Core ML tools, which convert students for iOS",
 }
 NEEDED_BYTES: Final = 4_000_000_000  # on disk, while packages are unpacked
 COMPLETE: Final = ".complete"

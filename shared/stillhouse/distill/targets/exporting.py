@@ -1,0 +1,304 @@
+"""Converts a trained student for a target, and compares what the converted one answers with torch on real texts.
+
+Every converter runs in an environment of its own, since their pins exclude ours (`stillhouse env make`). What this
+machine cannot run is named, with the way to check it on a device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillhouse.distill.targets.program import load_program, program_path
+from stillhouse.distill.targets.web_runtime import VERSION as WEB_VERSION
+from stillhouse.distill.targets.web_runtime import runtime
+from stillhouse.environments.environment import Name, clean_environ, python_of
+from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
+from stillhouse.models.port import ModelError
+from stillhouse.models.student import open_session
+
+Target = Literal["onnx", "litert", "coreml", "executorch", "web"]
+Precision = Literal["int8", "fp32"]
+Rows = list[list[NDArray[np.int64]]]
+
+TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+SUFFIXES: Final[dict[Target, str]] = {
+    "onnx": ".onnx",
+    "litert": ".tflite",
+    "coreml": ".mlpackage",
+    "executorch": ".pte",
+    "web": ".onnx",
+}
+JOB: Final = Path(__file__).with_name("job.py")
+WEB_JOB: Final = Path(__file__).with_name("web_job.mjs")
+FAILED: Final = "failed: "
+PER_TOKEN: Final = {"features": 4}  # hashed n-grams of a text, roughly, for each of its tokens
+NOT_VERIFIED: Final[dict[Target, str]] = {
+    "onnx": "",
+    "litert": "Not verified: speed and memory on a phone, and delegates other than XNNPACK. Push the file with adb, "
+    "run LiteRT's benchmark_model --graph=FILE --num_threads=1 there, and send the same inputs to the app.",
+    "coreml": "Not verified: nothing was run, since only Apple's systems run Core ML. On a Mac: "
+    "coremltools.models.MLModel(FILE).predict({...}) on the inputs of inputs.npz, compared with expected.npy beside "
+    "the file (written by this export); then Xcode's performance report on the phone.",
+    "executorch": "Not verified: speed and memory on the device, and backends other than XNNPACK. Build "
+    "executor_runner for the device, push the file, and run it with --model_path=FILE.",
+    "web": "Not verified: browsers, and WebGPU; the same WebAssembly ran in Node. Serve the file beside "
+    "onnxruntime-web and open it in the browsers that you support.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One converted student beside the trained torch module, on `n_compared` texts.
+
+    `agreement_with_torch` of labels in [0, 1]; `n_truncated` texts were longer than the target's fixed length and are
+    left out of the largest difference only. Milliseconds of one text on one thread of this machine; `memory_bytes` that
+    loading and answering added to the process. All but size are None where nothing could be run here.
+    """
+
+    target: str
+    precision: str
+    file: str
+    bytes: int
+    exporter: str
+    convert_seconds: float
+    n_compared: int
+    n_truncated: int
+    max_abs_logit_difference: float | None
+    agreement_with_torch: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    memory_bytes: int | None
+    not_verified: str
+
+
+def export_for(
+    target: Target,
+    artefact: Path,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    precision: Precision = "int8",
+    length: int = 64,
+    program: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> TargetReport:
+    """Write the student of `artefact` for `target` into the folder `out`, and compare it with torch on `texts`.
+
+    `length`: tokens that texts are padded or cut to where the target's shapes are fixed (litert); features four times
+    as many.
+    `program`: the trained module (of `save_program`); by default where the trainer keeps it. The targets onnx and web
+    take the artefact's own graph. Raises `ModelError`, `OSError`.
+    """
+    if not texts:
+        raise ModelError("An export is compared on real texts; name a file that has some with --data.")
+    say = on_line or (lambda line: None)
+    spec = StudentSpec.read(artefact)
+    if length < 2:
+        raise ModelError(f"A length of {length} is too short for a text; choose 2 to {spec.max_length}.")
+    tokenizer = artefact / TOKENIZER_FILE
+    featuriser = Featuriser(spec, tokenizer if tokenizer.is_file() else None)
+    program = program or program_path(artefact)
+    trained = load_program(program)
+    named = [featuriser.inputs(prepare(text)) for text in texts]
+    names = list(named[0])
+    # The program takes a length of 1 for another one; an empty text gets a padding id more, which changes nothing.
+    whole: Rows = [[_padded(row[name], max(2, row[name].shape[1])) for name in names] for row in named]
+    expected = np.stack([trained(row) for row in whole])
+    say(f"torch answered {len(texts):,} texts")
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{artefact.name}-{precision}{SUFFIXES[target]}"
+    if target == "onnx" or target == "web":
+        return _graph(target, artefact, file, names, whole, expected, say)
+
+    lengths = {name: min(length * PER_TOKEN.get(name, 1), longest(spec, name)) for name in names}
+    fixed = target == "litert"
+    rows = [[_padded(one, lengths[name]) for name, one in zip(names, row, strict=True)] for row in whole]
+    cut = [any(one.shape[1] > lengths[name] for name, one in zip(names, row, strict=True)) for row in whole]
+    job = {
+        "target": target,
+        "program": str(program.absolute()),
+        "precision": precision,
+        "names": names,
+        "lengths": lengths,
+        "longest": {name: longest(spec, name) for name in names},
+    }
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=out.absolute()) as work:
+        staged = Path(work) / file.name
+        job |= {"out": str(staged), "result": str(Path(work) / "result.json")}
+        converted = _python(target, job | {"do": "convert"}, Path(work), say)
+        say(f"{target}: converted in {converted['seconds']:.0f} s")
+        answered: dict[str, Any] = {}
+        said = None
+        if target != "coreml":
+            inputs, answers = Path(work) / "inputs.npz", Path(work) / "answers.npy"
+            _save(inputs, names, rows if fixed else whole)
+            job |= {"inputs": str(inputs), "answers": str(answers)}
+            answered = _python(target, job | {"do": "run"}, Path(work), say)
+            said = np.load(answers)
+        _replace(staged, file)
+    if target == "coreml":
+        _save(out / "inputs.npz", names, whole)
+        np.save(out / "expected.npy", expected)
+    return _report(target, precision, file, converted, answered, said, expected, cut if fixed else [False] * len(cut))
+
+
+def longest(spec: StudentSpec, name: str) -> int:
+    """The most tokens or features of the input `name`."""
+    return spec.max_features if name == "features" and spec.inputs == "joint" else spec.max_length
+
+
+def _graph(
+    target: Target,
+    artefact: Path,
+    file: Path,
+    names: list[str],
+    rows: Rows,
+    expected: NDArray[np.float32],
+    say: Callable[[str], None],
+) -> TargetReport:
+    """The artefact's own graph, in ONNX Runtime or ONNX Runtime Web."""
+    file = file.with_name(f"{artefact.name}{SUFFIXES[target]}")
+    if target == "onnx":
+        import onnxruntime
+
+        before = _resident()
+        session = open_session(artefact / MODEL_FILE)
+        took, said = [], []
+        for row in rows:
+            begun = time.perf_counter()
+            found = session.run(["logits"], dict(zip(names, row, strict=True)))
+            took.append((time.perf_counter() - begun) * 1e3)
+            said.append(np.asarray(found[0][0], dtype=np.float32))
+        answered: dict[str, float] = {"memory_bytes": max(0, _resident() - before)}
+        exporter = f"torch.onnx, onnxruntime {onnxruntime.__version__}"
+    else:
+        module = runtime(say)
+        with tempfile.TemporaryDirectory() as work:
+            result = Path(work) / "result.json"
+            job = {
+                "runtime": str(module),
+                "out": str((artefact / MODEL_FILE).absolute()),
+                "names": names,
+                "rows": [[one[0].tolist() for one in row] for row in rows],
+                "result": str(result),
+            }
+            _run(["node", str(WEB_JOB)], job, Path(work), target, say)
+            found = json.loads(result.read_text(encoding="utf-8"))
+        took, said = found["took"], [np.asarray(row, dtype=np.float32) for row in found["answers"]]
+        answered = {"memory_bytes": int(found["memory_bytes"])}
+        exporter = f"torch.onnx, onnxruntime-web {WEB_VERSION} on Node {found['node']}"
+    answered |= {"p50_ms": float(np.percentile(took, 50)), "p95_ms": float(np.percentile(took, 95))}
+    shutil.copyfile(artefact / MODEL_FILE, file.with_name(f".{file.name}.tmp"))
+    file.with_name(f".{file.name}.tmp").replace(file)
+    converted = {"seconds": 0.0, "version": exporter}
+    return _report(target, "as served", file, converted, answered, np.stack(said), expected, [False] * len(expected))
+
+
+def _report(
+    target: Target,
+    precision: str,
+    file: Path,
+    converted: dict[str, Any],
+    answered: dict[str, Any],
+    said: NDArray[np.float32] | None,
+    expected: NDArray[np.float32],
+    cut: list[bool],
+) -> TargetReport:
+    difference, agreement = None, None
+    if said is not None:
+        if said.shape != expected.shape:
+            raise ModelError(f"{target}: answered {said.shape} where torch gives {expected.shape}; the file is not it.")
+        whole = ~np.array(cut)
+        difference = float(np.abs(said - expected)[whole].max()) if whole.any() else None
+        agreement = float((said.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    size = sum(one.stat().st_size for one in file.rglob("*") if one.is_file()) if file.is_dir() else file.stat().st_size
+    return TargetReport(
+        target=target,
+        precision=precision,
+        file=str(file),
+        bytes=size,
+        exporter=str(converted["version"]),
+        convert_seconds=float(converted["seconds"]),
+        n_compared=0 if said is None else len(expected),
+        n_truncated=sum(cut),
+        max_abs_logit_difference=difference,
+        agreement_with_torch=agreement,
+        p50_ms=answered.get("p50_ms"),
+        p95_ms=answered.get("p95_ms"),
+        memory_bytes=answered.get("memory_bytes"),
+        not_verified=NOT_VERIFIED[target],
+    )
+
+
+def _padded(ids: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """`ids` int64 [1, n] as int64 [1, length]: cut, or filled with padding, which is 0 in every input."""
+    found = np.zeros((1, length), dtype=np.int64)
+    kept = min(length, ids.shape[1])
+    found[:, :kept] = ids[:, :kept]
+    return found
+
+
+def _save(path: Path, names: list[str], rows: Rows) -> None:
+    arrays = {f"{name}_{i}": one for i, row in enumerate(rows) for name, one in zip(names, row, strict=True)}
+    np.savez(path, allow_pickle=False, count=np.array(len(rows)), **arrays)
+
+
+def _replace(staged: Path, file: Path) -> None:
+    if file.is_dir():
+        shutil.rmtree(file)
+    staged.replace(file)
+
+
+def _python(name: Name, job: dict[str, Any], work: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    _run([str(python_of(name, say)), str(JOB)], job, work, name, say)
+    found: dict[str, Any] = json.loads(Path(job["result"]).read_text(encoding="utf-8"))
+    return found
+
+
+def _run(command: list[str], job: dict[str, Any], work: Path, name: str, say: Callable[[str], None]) -> None:
+    path = work / "job.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    process = subprocess.Popen(
+        [*command, str(path)],
+        cwd=work,
+        env=clean_environ() | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    last = "it said nothing"
+    try:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                if line := line.strip():
+                    say(line)
+                    last = line
+        code = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code == -9:
+        raise ModelError(f"{name}: the conversion was killed, most likely for want of memory; free some and try again.")
+    if code != 0:
+        raise ModelError(f"{name}: {job.get('do', 'run')} failed: {last.removeprefix(FAILED)[:300]}")
+
+
+def _resident() -> int:
+    """The memory that this process holds, in bytes."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
