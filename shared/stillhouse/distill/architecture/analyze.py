@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from stillhouse.distill.training import torch_set_up
+from stillhouse.distill.fitting import torch_set_up
 from stillhouse.models.port import ModelError
 
 KINDS: Final = ("embeddings", "attention", "mlp", "norm", "head", "other")

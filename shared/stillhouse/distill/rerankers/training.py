@@ -22,10 +22,10 @@ from torch import Tensor
 
 from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.cut_encoder import encoder_source
+from stillhouse.distill.fitting import torch_set_up
 from stillhouse.distill.rerankers.encoders import PairEncoder, Reranker, TwinEncoder
 from stillhouse.distill.rerankers.lists import RankedList
 from stillhouse.distill.rerankers.objective import rerank_loss
-from stillhouse.distill.training import torch_set_up
 from stillhouse.models.features import TOKENIZER_FILE
 from stillhouse.models.port import ModelError
 from stillhouse.models.rerank_student import RerankSpec, load_reranker_tokenizer, read_of, within_list
