@@ -102,20 +102,24 @@ class Task(Section):
                 raise ValueError(f"a teacher of kind {self.teacher.kind!r} writes; give it a task of kind generate")
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
-            if (named := self.gate.needs_writing) is not None:
-                raise ValueError(f"gate: {named} is for tasks of kind generate")
         elif self.labels or isinstance(self.teacher, Teacher):
             raise ValueError(
                 "a task that generates has no labels, and a teacher that writes: openai, anthropic or recorded"
             )
-        elif any(one.kind == "recall" for one in self.gate.condition):
-            raise ValueError("gate: recall is of labels; a task that generates has none")
-        elif self.cascade.by_length:
-            raise ValueError("cascade: by_length is for tasks of kind classify")
         wanted = StudentCandidate if self.kind == "classify" else LanguageModel
         for candidate in self.students:
             if not isinstance(candidate, wanted):
                 raise ValueError(f"a student of architecture {candidate.architecture} is not for kind {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_what_its_kind_has(self) -> Task:
+        if self.kind != "generate" and (named := self.gate.needs_writing) is not None:
+            raise ValueError(f"gate: {named} is for tasks of kind generate")
+        if self.kind != "classify" and any(one.kind == "recall" for one in self.gate.condition):
+            raise ValueError("gate: recall is of labels, which only a task that classifies has")
+        if self.kind != "classify" and self.cascade.by_length:
+            raise ValueError("cascade: by_length is for tasks of kind classify")
         return self
 
     @model_validator(mode="after")
