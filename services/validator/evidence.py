@@ -79,7 +79,7 @@ def outcomes_of(
     losses = champion(rows) if champion is not None else [None] * len(rows)
     language_of = _language_of(task)
     # What was written is kept where an erasure finds it, if at all: a gate's evidence holds labels, no texts.
-    texts = not task.labels
+    texts = task.kind == "generate"
     outcomes = [
         Outcome(
             row["example_id"],

@@ -221,6 +221,8 @@ def _show(report: dict[str, Any], erased: Erased, students: list[Life], settings
 
     rows: list[list[object]] = [[f"store: {name}", count, "erased"] for name, count in asdict(erased).items()]
     rows += [[f"dataset {each['version'][:12]}", each["rows"], "references removed"] for each in report["datasets"]]
+    if report["judged_answers"]:
+        rows.append(["answers that gates show to people", report["judged_answers"], "erased"])
     forgotten = report["answers_forgotten"]
     kept = "not reached: kept for a day" if forgotten is None else "forgotten"
     rows.append(["answers kept in Redis", forgotten, kept])

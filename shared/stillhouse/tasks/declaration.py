@@ -132,15 +132,14 @@ class Task(Section):
         if self.kind != "generate":
             if self.response_schema is not None:
                 raise ValueError("response_schema is for tasks of kind generate")
-            if (named := self.gate.needs_writing) is not None:
-                raise ValueError(f"gate: {named} is for tasks of kind generate")
             if self.cascade.confidence == "self_consistency":
                 raise ValueError("cascade.confidence self_consistency is for tasks of kind generate; use learned")
-        if self.kind != "classify":
-            if any(one.kind == "recall" for one in self.gate.condition):
-                raise ValueError("gate: recall is of labels; only a task of kind classify has any")
-            if self.cascade.by_length:
-                raise ValueError("cascade: by_length is for tasks of kind classify")
+            if (named := self.gate.needs_writing) is not None:
+                raise ValueError(f"gate: {named} is for tasks of kind generate")
+        if self.kind != "classify" and any(one.kind == "recall" for one in self.gate.condition):
+            raise ValueError("gate: recall is of labels, which only a task that classifies has")
+        if self.kind != "classify" and self.cascade.by_length:
+            raise ValueError("cascade: by_length is for tasks of kind classify")
         if self.kind != "rerank" and any(isinstance(one, RankingQuality) for one in self.gate.condition):
             raise ValueError("a gate.condition of kind ranking is for tasks of kind rerank")
         return self
