@@ -62,7 +62,6 @@ HEADINGS = (
     "± over seeds",
     "less the baseline (95 %)",
     "all fields",
-    "loss, unseen",
     "CPU-min a run",
 )
 

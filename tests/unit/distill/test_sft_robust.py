@@ -1,28 +1,23 @@
-"""Fine-tuning where memory is short, numbers run away, precision is low, or several processes share the work."""
+"""Fine-tuning where memory is short, numbers run away or precision is low."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from stillhouse.distill.causal_lm import sft
 from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
 from stillhouse.distill.causal_lm.examples import encode
 from stillhouse.distill.causal_lm.memory import halving, ran_out
 from stillhouse.distill.causal_lm.saving import read_texts, write_texts
-from stillhouse.distill.causal_lm.sft import _Learner, hard, tune
+from stillhouse.distill.causal_lm.sft import _Learner, hard
 from stillhouse.distill.causal_lm.workers import Workers
-from stillhouse.files import read_json, write_json
 from stillhouse.models.port import ModelError
 from tests.tiny_models import tiny_causal_lm
-from tests.unit.distill.test_sft import candidate, run, texts
+from tests.unit.distill.test_sft import run, texts
 
 
 @pytest.fixture(scope="module")
@@ -125,31 +120,3 @@ def test_texts_travel_as_they_are(tmp_path) -> None:
     (tmp_path / "t.jsonl").write_text('{"input": "x"}\n')
     with pytest.raises(ModelError, match=r"t.jsonl:1: a row needs"):
         read_texts(tmp_path / "t.jsonl")
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(base, tmp_path) -> None:
-    """torchrun with gloo: the same losses and weights as one process, and one checkpoint."""
-    data = texts(60)
-    given = candidate(base, method="full", epochs=0.5, learning_rate=1e-3)
-    seen = []
-    (tmp_path / "one").mkdir()
-    one = tune(given, base, data[:-20], data[-20:], on_progress=seen.append, checkpoint_dir=tmp_path / "one")
-    job = tmp_path / "job"
-    job.mkdir()
-    write_json(job / "job.json", {"student": given.model_dump(mode="json"), "base": str(base)})
-    write_texts(job / "train.jsonl", data[:-20])
-    write_texts(job / "select.jsonl", data[-20:])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*launch, "-m", "stillhouse.distill.causal_lm", str(job)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    parts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [part["select_loss"] for part in parts] == pytest.approx([part.select_loss for part in seen], rel=1e-5)
-    assert [part["train_loss"] for part in parts] == pytest.approx([part.train_loss for part in seen], rel=1e-5)
-    merged = load_file(job / "merged" / "model.safetensors")
-    for name, weight in one.model.state_dict().items():
-        assert torch.allclose(merged[name], weight, atol=1e-5), name
-    assert read_json(job / "tuned.json")["trained_tokens"] == one.trained_tokens

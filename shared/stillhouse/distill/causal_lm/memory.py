@@ -1,4 +1,12 @@
-"""When memory runs out: the same work in smaller pieces, and where there is no smaller one, a sentence that says so."""
+"""When memory runs out: the same work in smaller pieces, and where there is no smaller one, a sentence that says so.
+
+>>> def work(size):
+...     if size > 3:
+...         raise MemoryError
+...     return "done"
+>>> halving(work, 16, "row")
+('done', 2)
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def score(
     )
     if k is not None:
         return Scores(kept, temperature, used / max(1, tokens), None)
-    return Scores(kept, temperature, used / max(1, tokens), (asked or teacher()).head_only())
+    return Scores(kept, temperature, used / max(1, tokens), asked or teacher())
 
 
 def _ask(

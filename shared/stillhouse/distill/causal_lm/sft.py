@@ -43,7 +43,7 @@ from stillhouse.distill.causal_lm.lessons import Lesson, drawn, hard, soft
 from stillhouse.distill.causal_lm.memory import halving
 from stillhouse.distill.causal_lm.on_policy import draw, draws
 from stillhouse.distill.causal_lm.packing import SHORTEST_ROW, Batch, batch_of, pack
-from stillhouse.distill.causal_lm.scores import score
+from stillhouse.distill.causal_lm.scores import Scores, score
 from stillhouse.distill.causal_lm.teacher import LocalTeacher, teacher_digest
 from stillhouse.distill.causal_lm.workers import Workers, workers
 from stillhouse.distill.checkpoint import Checkpoints
@@ -240,10 +240,10 @@ def _lessons(
     if candidate.on_policy >= 1:
         return hard, asked, 0.0
 
-    def scored() -> Any:
+    def scored() -> Scores:
         return score(
             work / "scores",
-            lambda: LocalTeacher.load(folder, tokenizer),
+            lambda: asked or LocalTeacher.load(folder, tokenizer),
             digest,
             learnt,
             padding,
@@ -255,6 +255,8 @@ def _lessons(
     found = scored() if group.first else None
     group.wait()
     found = found or scored()  # what the first process wrote
+    if found.teacher is not None and asked is None:
+        found.teacher.head_only()
     return soft(candidate, found, len(tokenizer)), asked, found.bytes_per_token
 
 

@@ -4,6 +4,11 @@ The gradient of KL(q || p) over whole sequences has two parts (equation 3): each
 closed form, and what a token does to the rest of the answer, which takes a sample: REINFORCE with the rest's reward
 R_{t+1} = sum over later tokens of log p - log q. The rest's reward is divided by its length (equation 4), without which
 short answers win; unlike the paper this is a choice, so that the test can compare the gradient with the exact one.
+
+>>> import torch
+>>> p, q = torch.tensor([[[0.5, 0.5]]]).log(), torch.tensor([[[0.25, 0.75]]]).log()
+>>> round(float(minillm_loss(p, q, torch.tensor([[1]]), torch.tensor([[True]]))), 4)  # of one token: the reverse KL
+0.1308
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""Skewed KL divergences (Ko et al. 2402.03898, DistiLLM): finite and smooth where one distribution says never."""
+"""Skewed KL divergences (Ko et al. 2402.03898, DistiLLM): finite and smooth where one distribution says never.
+
+>>> import torch
+>>> p, q = torch.tensor([1.0, 0.0]).log(), torch.tensor([0.0, 1.0]).log()
+>>> round(float(skew_kl(p, q, 0.1)), 4)  # -log 0.1, where KL(p || q) is infinite
+2.3026
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""From logits to log-probabilities, and from losses of tokens to the loss of a batch."""
+"""From logits to log-probabilities, and from losses of tokens to the loss of a batch.
+
+>>> import torch
+>>> log_probabilities(torch.tensor([0.0, 0.0, 9.0]), vocabulary=2).exp().tolist()  # the third column is padding
+[0.5, 0.5]
+>>> float(mean_over_tokens(torch.tensor([[1.0, 7.0]]), torch.tensor([[True, False]])))
+1.0
+"""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from stillhouse.distill.causal_lm.packing import Batch
-from stillhouse.distill.pruning.llama import best, layers_of
+from stillhouse.distill.pruning.llama import Watch, best, layers_of
 from stillhouse.models.port import ModelError
 
 
@@ -25,32 +25,20 @@ from stillhouse.models.port import ModelError
 def block_influence(model: Any, batches: Sequence[Batch]) -> list[float]:
     """BI of every layer, 0 (passes on) to 2 (turns around), over the tokens of `batches`. Raises `ModelError`."""
     layers = layers_of(model)
-    sums, tokens = [0.0] * len(layers), 0
-    mask: Tensor
+    sums, watch = [0.0] * len(layers), Watch()
 
     def look(place: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
             turned = 1.0 - functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            sums[place] += float(turned[mask].sum())
+            sums[place] += float(turned[watch.mask].sum())
 
         return hook
 
     hooks = [layer.register_forward_hook(look(i), with_kwargs=True) for i, layer in enumerate(layers)]
-    try:
-        for batch in batches:
-            mask = (
-                batch.mask[:, 0].sum(dim=-1) > 1
-            )  # first tokens see themselves alone, as padding does: neither counts
-            tokens += int(mask.sum())
-            model.base_model(
-                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [total / max(1, tokens) for total in sums]
+    watch.look(model, batches, hooks)
+    return [total / max(1, watch.tokens) for total in sums]
 
 
 def keep_layers(model: Any, kept: Sequence[int]) -> None:

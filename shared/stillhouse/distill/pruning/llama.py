@@ -1,13 +1,19 @@
-"""Where the parts of a language model are that pruning knows: models built like Llama (SmolLM, Mistral, Qwen2 ...)."""
+"""Where the parts of a language model are that pruning knows: models built like Llama (SmolLM, Mistral, Qwen2 ...).
+
+>>> best([0.1, 0.9, 0.4], 2)
+[1, 2]
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stillhouse.distill.causal_lm.packing import Batch
 from stillhouse.models.port import ModelError
 
 
@@ -21,6 +27,31 @@ def layers_of(model: Any) -> Any:
         if not isinstance(_at(layers[0], part), nn.Linear):
             raise ModelError(f"{type(model).__name__} cannot be pruned: its layers have no linear `{part}`.")
     return layers
+
+
+@dataclass(slots=True)
+class Watch:
+    """What hooks of a model know while texts pass through it.
+
+    `mask` bool [R, L]: the current batch's tokens that count; `tokens`: how many there were. First tokens see
+    themselves alone, as padding does: neither counts.
+    """
+
+    mask: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    tokens: int = 0
+
+    def look(self, model: Any, batches: Sequence[Batch], hooks: Sequence[Any]) -> None:
+        """Let `batches` pass through `model`, whose `hooks` are removed after."""
+        try:
+            for batch in batches:
+                self.mask = batch.mask[:, 0].sum(dim=-1) > 1
+                self.tokens += int(self.mask.sum())
+                model.base_model(
+                    input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+                )
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def rows_kept(linear: nn.Linear, kept: Tensor) -> nn.Linear:

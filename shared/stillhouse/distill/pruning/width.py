@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.distill.causal_lm.packing import Batch
-from stillhouse.distill.pruning.llama import best, columns_kept, layers_of, rows_kept
+from stillhouse.distill.pruning.llama import Watch, best, columns_kept, layers_of, rows_kept
 from stillhouse.models.port import ModelError
 
 
@@ -29,37 +29,25 @@ def activities(model: Any, batches: Sequence[Batch]) -> tuple[list[Tensor], list
     neurons: list[Tensor] = [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]
     attended: list[Tensor] = [torch.zeros(groups) for _ in layers]
     size = layers[0].self_attn.head_dim
-    tokens = 0
-    mask: Tensor
+    watch = Watch()
 
     def of_neurons(place: int) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            neurons[place] += args[0][mask].float().abs().sum(dim=0).cpu()
+            neurons[place] += args[0][watch.mask].float().abs().sum(dim=0).cpu()
 
         return hook
 
     def of_heads(place: int) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            sizes = args[0][mask].float().view(-1, heads, size).norm(dim=-1).sum(dim=0)
+            sizes = args[0][watch.mask].float().view(-1, heads, size).norm(dim=-1).sum(dim=0)
             attended[place] += sizes.view(groups, -1).sum(dim=-1).cpu()
 
         return hook
 
     hooks = [layer.mlp.down_proj.register_forward_pre_hook(of_neurons(i)) for i, layer in enumerate(layers)]
     hooks += [layer.self_attn.o_proj.register_forward_pre_hook(of_heads(i)) for i, layer in enumerate(layers)]
-    try:
-        for batch in batches:
-            mask = (
-                batch.mask[:, 0].sum(dim=-1) > 1
-            )  # first tokens see themselves alone, as padding does: neither counts
-            tokens += int(mask.sum())
-            model.base_model(
-                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [one / max(1, tokens) for one in neurons], [one / max(1, tokens) for one in attended]
+    watch.look(model, batches, hooks)
+    return [one / max(1, watch.tokens) for one in neurons], [one / max(1, watch.tokens) for one in attended]
 
 
 def keep_neurons(model: Any, kept: Sequence[Sequence[int]]) -> None:
