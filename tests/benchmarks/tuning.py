@@ -1,10 +1,10 @@
 """`tuning`: how fast a student that writes is fine-tuned, beside plain TRL.
 
-SmolLM2-135M-Instruct learns recorded answers once, in float32 on all cores that it may use: LoRA of rank 16 beside every linear layer,
-AdamW, the same rate with warm-up and cosine decay, about 1,024 tokens a step, loss on the answers' tokens only. TRL's
-`SFTTrainer` runs without gradient checkpointing, which is its default and trades time for memory, and without packing,
-for which it wants attention kernels of a GPU. Runs of the two alternate. Tokens are those of examples, not of padding;
-the loss is that on answers which share nothing with what was learnt.
+SmolLM2-135M-Instruct learns recorded answers once, in float32 on all cores that it may use: LoRA of rank 16 beside
+every linear layer, AdamW, the same rate with warm-up and cosine decay, about 1,024 tokens a step, loss on the answers'
+tokens only. TRL's `SFTTrainer` runs without gradient checkpointing, which is its default and trades time for memory,
+and without packing, for which it wants attention kernels of a GPU. Runs of the two alternate. Tokens are those of
+examples, not of padding; the loss is that on answers which share nothing with what was learnt.
 """
 
 from __future__ import annotations
