@@ -49,7 +49,7 @@ class Found:
         }
 
 
-def find_instruction(
+async def find_instruction(
     folder: Path,
     home: Path,
     candidate: LanguageModel,
@@ -57,18 +57,7 @@ def find_instruction(
     same: Callable[[str, str], bool],
     report: Report,
 ) -> Found:
-    """Serve the checkpoint in `folder` and rewrite its instruction. Blocking. Raises `ModelError`."""
-    return asyncio.run(_find(folder, home, candidate, train, same, report))
-
-
-async def _find(
-    folder: Path,
-    home: Path,
-    candidate: LanguageModel,
-    train: Sequence[WrittenText],
-    same: Callable[[str, str], bool],
-    report: Report,
-) -> Found:
+    """Serve the checkpoint in `folder` and rewrite its instruction. Raises `ModelError`."""
     from stillhouse.distill.causal_lm.prompt import optimise_prompt
 
     settings = candidate.reflection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -280,7 +281,7 @@ def _instructed(
     if made is None:
         report("optimising the prompt", 0.0)
         replace(spec, student_id=f"{spec.student_id}-prompt").write(merged)
-        found = find_instruction(merged, home, candidate, train, same, report)
+        found = asyncio.run(find_instruction(merged, home, candidate, train, same, report))
         tokens = len(load_tokenizer(merged)(found.text)["input_ids"])
         made = {"text": found.text, "tokens": tokens, "numbers": found.numbers(), "cpu_s": found.cpu_s}
         write_json(kept, made)

@@ -1,10 +1,10 @@
 """`tuning`: how fast a student that writes is fine-tuned, beside plain TRL.
 
-SmolLM2-135M-Instruct learns recorded answers once, in float32 on all cores: LoRA of rank 16 beside every linear layer,
-AdamW, the same rate with warm-up and cosine decay, about 1,024 tokens a step, loss on the answers' tokens only. TRL's
-`SFTTrainer` runs without gradient checkpointing, which is its default and trades time for memory, and without packing,
-for which it wants attention kernels of a GPU. Runs of the two alternate. Tokens are those of examples, not of padding;
-the loss is that on answers which share nothing with what was learnt.
+SmolLM2-135M-Instruct learns recorded answers once, in float32 on all cores that it may use: LoRA of rank 16 beside
+every linear layer, AdamW, the same rate with warm-up and cosine decay, about 1,024 tokens a step, loss on the answers'
+tokens only. TRL's `SFTTrainer` runs without gradient checkpointing, which is its default and trades time for memory,
+and without packing, for which it wants attention kernels of a GPU. Runs of the two alternate. Tokens are those of
+examples, not of padding; the loss is that on answers which share nothing with what was learnt.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _ours(folder: Path, learnt: list[WrittenText]) -> tuple[Any, float]:
             learnt[:1],  # four looks at one example: what chooses a part of the run is not what is timed
             on_progress=lambda part: rates.append(part.tokens_per_s),
             checkpoint_dir=Path(scratch),
-            threads=os.cpu_count() or 1,
+            threads=len(os.sched_getaffinity(0)),
         )
     return tuned.model, tuned.trained_tokens / rates[-1]
 
@@ -101,7 +101,7 @@ def _trl(folder: Path, learnt: list[WrittenText], examples_a_step: int) -> tuple
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     tokenizer = load_tokenizer(folder)
     rows = [
         {"prompt": messages_of(one.request), "completion": [{"role": "assistant", "content": one.answer}]}

@@ -43,17 +43,13 @@ async def test_a_better_instruction_is_found_and_what_it_took_is_counted(checkpo
     folder = checkpoint(echo=True)
     CausalLmSpec("s-1-prompt", "b", examples=(("q", "a"),)).write(folder)
     phases: list[str] = []
+
+    def report(phase: str, share: float, **numbers: object) -> None:
+        phases.append(phase)
+
     async with Upstream().serving() as writer:
         writer.say = {"role": "assistant", "content": "It should say:\n```\nBe LOUD\n```"}
-        found = await asyncio.to_thread(
-            find_instruction,
-            folder,
-            tmp_path,
-            rung(writer.url),
-            TEXTS,
-            obeys,
-            lambda phase, *_, **__: phases.append(phase),
-        )
+        found = await find_instruction(folder, tmp_path, rung(writer.url), TEXTS, obeys, report)
         asked = writer.asked[0]["messages"][0]["content"]
     assert found.text == "Be LOUD"
     numbers = found.numbers()
@@ -72,9 +68,7 @@ async def test_a_model_that_cannot_rewrite_ends_it_with_its_reason(checkpoint, t
     async with Upstream().serving() as writer:
         writer.before = [PlainTextResponse("no", 401) for _ in range(9)]
         with pytest.raises(ModelError, match="big refused with status 401"):
-            await asyncio.to_thread(
-                find_instruction, folder, tmp_path, rung(writer.url), TEXTS, obeys, lambda *_, **__: None
-            )
+            await find_instruction(folder, tmp_path, rung(writer.url), TEXTS, obeys, lambda *_, **__: None)
         assert len(writer.asked) == 1
     await asyncio.to_thread(end_replicas, tmp_path)
 

@@ -19,7 +19,7 @@ import aiohttp
 from stillhouse.models.chat.posting import MOST_OF_AN_ERROR, bounded, words_of
 from stillhouse.models.chat.replies import NoCompletion
 from stillhouse.models.port import ModelError, Prediction
-from stillhouse.models.vllm.student import CONNECT_S, Breaker
+from stillhouse.models.vllm.student import Breaker, session
 
 LEAST: Final = 0.001  # probabilities under it are left out
 
@@ -81,12 +81,7 @@ class _Pooled:
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers={"Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_S),
-                connector=aiohttp.TCPConnector(limit=0),
-                trust_env=False,
-            )
+            self._session = session(self._timeout_s)
         return self._session
 
 

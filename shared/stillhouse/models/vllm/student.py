@@ -167,13 +167,18 @@ class VllmStudent:
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers={"Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_S),
-                connector=aiohttp.TCPConnector(limit=0),  # how many at once is this student's setting
-                trust_env=False,
-            )
+            self._session = session(self._timeout_s)
         return self._session
+
+
+def session(timeout_s: float) -> aiohttp.ClientSession:
+    """Connections to a server of students; how many at once is its students' setting."""
+    return aiohttp.ClientSession(
+        headers={"Content-Type": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_S),
+        connector=aiohttp.TCPConnector(limit=0),
+        trust_env=False,
+    )
 
 
 class Breaker:
