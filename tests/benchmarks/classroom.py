@@ -27,8 +27,8 @@ from stillhouse.models.teacher import fit_head
 from stillhouse.tasks.distillation import AnyTerm, HiddenStates, SelfAttention
 from tests.benchmarks.data import Data
 
-LAYERS, EPOCHS, BATCH, RATE = 2, 5, 32, 1e-3
-SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1500, 1500
+LAYERS, EPOCHS, BATCH, RATE = 2, 4, 32, 1e-3
+SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1000, 1500
 
 TOP = f"{LAYER}.5"
 
