@@ -1,7 +1,7 @@
 """`student`: what each student architecture costs beside its teacher, and how often it agrees.
 
 The teacher is fitted on 20 labelled texts a label and answers the rest; every student and every peer learns from the
-same answers (SetFit from 8 a label, as its guide has it, and 300 steps) and is asked about the same test texts. One
+same answers (SetFit from 8 a label, as its guide has it, and 150 steps) and is asked about the same test texts. One
 thread each, CPU time of the own process. Students run as they serve: one text at a time, redaction and featurising
 included; peers in batches of 32. A fast student's agreement with other seeds stands after the semicolons.
 
@@ -42,8 +42,8 @@ HEADINGS = ("system", "texts / CPU-s", "× teacher", "p50 ms, 1 text", "MB", "ag
 STREAM = "commit_type_stream"
 JUDGED = 2000
 SEEDS = (1, 2)  # beside 0: how far the fast students' agreement depends on the seed
-OF_SEEDS = ("stillhouse_hashed_ngrams", "stillhouse_static_ngrams")
-SETFIT_STEPS = 300  # of 16 pairs; its guide has all pairs, which takes hours on one core
+OF_SEEDS = ("stillhouse_static", "stillhouse_static_assisted")
+SETFIT_STEPS = 150  # of 16 pairs; its guide has all pairs, which takes hours on one core
 
 
 def run(quick: bool, data: Path | None) -> dict[str, Any]:
