@@ -37,7 +37,7 @@ from stillhouse.tasks.distillation import (
     StandardisedLogits,
 )
 from tests.benchmarks import meta
-from tests.benchmarks.classroom import Classroom, Lesson, judged_logits, learn, lesson, open_room
+from tests.benchmarks.classroom import LAYERS, Classroom, Lesson, judged_logits, learn, lesson, open_room
 from tests.benchmarks.data import Data, load, shared
 from tests.benchmarks.peers import HOME
 from tests.benchmarks.report import percent, table
