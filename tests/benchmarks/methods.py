@@ -2,8 +2,9 @@
 
 The teacher is the sentence encoder with a fitted head; the student keeps 2 of its 6 layers, of which one learns, and a
 head. Each run learns from 1,000 texts that its seed draws of 3,000 which the teacher answered, for 4 epochs at the same
-rate; methods differ in the loss alone, and where they say so in who teaches. Weights are those of the papers (relations
-and features, whose weights follow from units, keep hard labels beside them); none was tuned here. The difference is the
+rate; methods differ in the loss alone. Weights are the papers' for DKD, DIST, standardised logits, RKD,
+similarity-preserving and CRD, 10 for attention transfer, 1 for other features; relations and features keep hard labels
+beside them. None was tuned here. The difference is the
 mean of paired differences to hard labels over the same seeds, with its 95 % interval by Student's t: with so many
 methods about one in twenty leaves 0 out by chance. "better" and "worse" are intervals without 0.
 """
