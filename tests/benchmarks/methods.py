@@ -4,9 +4,9 @@ The teacher is the sentence encoder with a fitted head; the student keeps 2 of i
 head. Each run learns from 1,000 texts that its seed draws of 3,000 which the teacher answered, for 4 epochs at the same
 rate; methods differ in the loss alone. Weights are the papers' for DKD, DIST, standardised logits, RKD,
 similarity-preserving and CRD, 10 for attention transfer, 1 for other features; relations and features keep hard labels
-beside them. None was tuned here. The difference is the
-mean of paired differences to hard labels over the same seeds, with its 95 % interval by Student's t: with so many
-methods about one in twenty leaves 0 out by chance. "better" and "worse" are intervals without 0.
+beside them. None was tuned here. The difference is the mean of paired differences to hard labels over the same seeds,
+with its 95 % interval by Student's t: with so many methods about one in twenty leaves 0 out by chance. "better" and
+"worse" are intervals without 0.
 """
 
 from __future__ import annotations
