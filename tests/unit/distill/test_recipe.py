@@ -274,6 +274,7 @@ def test_what_the_encoder_says_is_the_same_kept_read_again_or_taken_from_more_te
             assert other.attention[path].transpose(1, 2)[real].numpy() == pytest.approx(of_real.numpy(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["static_embeddings", "text_cnn"])
 def test_students_without_layers_learn_from_relations(tmp_path, architecture) -> None:
     """Their vector of a text is what their head is given, however they make it."""
