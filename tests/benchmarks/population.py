@@ -32,7 +32,7 @@ CHOICES = {
     "stillhouse_hashed_ngrams": StudentCandidate(architecture="hashed_ngrams", epochs=30),
     "stillhouse_static": StudentCandidate(architecture="static_embeddings"),
     "stillhouse_text_cnn": StudentCandidate(architecture="text_cnn"),
-    "stillhouse_static_ngrams": StudentCandidate(architecture="static_ngrams"),
+    "stillhouse_static_assisted": StudentCandidate(architecture="static_embeddings", synthetic=1),
     "stillhouse_cut3": StudentCandidate(architecture="cut_encoder", layers=3, epochs=6, batch_size=32),
     "stillhouse_cut3_half_width": StudentCandidate(
         architecture="cut_encoder", layers=3, width=0.5, epochs=6, batch_size=32

@@ -38,14 +38,12 @@ LEVELS: Final = {
     "hashed_ngrams": ((8, 32), (32, 32)),
     "static_embeddings": ((8, 32), (32, 32)),
     "text_cnn": ((8, 32), (32, 32)),
-    "static_ngrams": ((8, 32), (32, 32)),
     "cut_encoder": ((8, 8), (32, 8), (32, 32)),
     "joint": ((8, 8), (32, 8), (32, 32)),
 }
 NAMES: Final[dict[Inputs, tuple[str, ...]]] = {
     "hashed_ngrams": ("features",),
     "token_ids": ("features",),
-    "static_ngrams": ("features",),
     "tokens": ("input_ids", "attention_mask"),
     "joint": ("features", "input_ids", "attention_mask"),
 }
@@ -157,7 +155,7 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
     module: Any = trained.module
     if table_bits == 8:
         module = copy.deepcopy(module)
-        if trained.spec.inputs in ("token_ids", "static_ngrams"):
+        if trained.spec.inputs == "token_ids":
             module.rows.table = Int8Rows(module.rows.table.weight.detach())
         if trained.spec.inputs in ("hashed_ngrams", "joint"):
             ngrams = module.ngrams if trained.spec.inputs == "joint" else module
@@ -168,8 +166,7 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
             embeddings.word_embeddings = Int8Rows(embeddings.word_embeddings.weight.detach())
     names = NAMES[trained.spec.inputs]
     spec = trained.spec
-    longest = spec.max_length + (spec.max_features if spec.inputs == "static_ngrams" else 0)
-    length = torch.export.Dim("length", max=longest)
+    length = torch.export.Dim("length", max=spec.max_length)
     features = torch.export.Dim("features", max=spec.max_features) if spec.inputs == "joint" else length
     quiet = logging.getLogger("torch.onnx")
     before = quiet.level

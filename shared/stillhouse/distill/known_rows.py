@@ -11,35 +11,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-START: float = 0.05  # standard deviation of rows that nothing is known about; as in `HashedNgrams`
-
 
 class KnownRows(nn.Module):
-    """Vectors of ids: first the vocabulary, whose vectors are given, then `buckets` of hashed n-grams.
-
-    A bucket that no training text has is worth nothing (a row of zeros); so is padding, id 0.
-    """
+    """Vectors of token ids. Padding, id 0, is a row of zeros."""
 
     places: Tensor
     table: nn.Module  # `export` puts a table of int8 in its place
 
-    def __init__(self, seen: Sequence[NDArray[np.int64]], vectors: Tensor, buckets: int = 0) -> None:
-        """`seen`: the ids of every training text, each int64 [n], in [0, vocabulary + buckets); `vectors` float32
-        [vocabulary, dim], of which row 0 is padding. ValueError for an id beyond the table.
+    def __init__(self, seen: Sequence[NDArray[np.int64]], vectors: Tensor) -> None:
+        """`seen`: the ids of every training text, each int64 [n]; `vectors` float32 [vocabulary, dim] to start with.
+
+        ValueError for an id beyond the vocabulary.
         """
         super().__init__()
         vocabulary, dim = vectors.shape
         known = np.unique(np.concatenate([np.zeros(1, np.int64), *seen]))
-        if known[-1] >= vocabulary + buckets or known[0] < 0:
-            raise ValueError(f"ids go from {known[0]} to {known[-1]}; the table has {vocabulary} + {buckets} rows")
-        learnt, ngrams = known[known < vocabulary], known[known >= vocabulary]
-        others = np.setdiff1d(np.arange(vocabulary), learnt)
-        # Rows: words that training sees, n-grams, then the words that it does not see, which never learn.
-        places = np.zeros((vocabulary + buckets, 1), dtype=np.int32)
-        places[np.concatenate([learnt, ngrams, others]), 0] = np.arange(len(known) + len(others))
+        if known[-1] >= vocabulary or known[0] < 0:
+            raise ValueError(f"ids go from {known[0]} to {known[-1]}; the vocabulary has {vocabulary}")
+        others = np.setdiff1d(np.arange(vocabulary), known)
+        places = np.zeros((vocabulary, 1), dtype=np.int32)
+        places[np.concatenate([known, others]), 0] = np.arange(vocabulary)
         self.register_buffer("places", torch.from_numpy(places), persistent=False)
-        fresh = torch.randn(len(ngrams), dim) * START
-        start = torch.cat([vectors[torch.from_numpy(learnt)], fresh])
+        start = vectors[torch.from_numpy(known)].clone()
         start[0] = 0.0
         table = nn.Embedding(len(known), dim, padding_idx=0)
         with torch.no_grad():

@@ -2,14 +2,15 @@
 
 The vectors start as the encoder's own of each token, reduced by principal components and weighted by how rare the token
 is (smooth inverse frequency, Arora, Liang & Ma, "A simple but tough-to-beat baseline for sentence embeddings", ICLR
-2017), as Model2Vec makes them (Tulkens & van Dongen, 2024), who send each token through all layers first. Other than
-there, they go on learning: vectors, n-grams and head together on the teacher's soft answers. A token that no training
-text has keeps the vector that it started with, which is why static embeddings know more words than hashed n-grams do.
+2017), as Model2Vec makes them (Tulkens & van Dongen, 2024). Other than there, they go on learning, vectors and head
+together, on the teacher's soft answers. A token that no training text has keeps the vector that it started with, which
+is why static embeddings know more words than hashed n-grams do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -20,13 +21,17 @@ from torch import Tensor, nn
 from stillhouse.distill.heads import head
 from stillhouse.distill.known_rows import KnownRows
 
+BEGIN_AND_END: Final = (101, 102)  # [CLS] and [SEP] of the encoder's vocabulary
+AT_ONCE: Final = 512  # tokens
 SIF: Final = 1e-4  # `a` of a / (a + p)
 SCALE: Final = 0.3  # standard deviation of a starting vector's elements
 
 
 class StaticEmbeddings(nn.Module):
-    """Sum of the tokens' vectors over sqrt(their number); beside it, where there are buckets, that of the hashed
-    n-grams'; then a head. Sums over sqrt(n) and not means: the more a text says, the surer the answer.
+    """Sum of the tokens' vectors over sqrt(their number), then a head: the more a text says, the surer the answer.
+
+    On CLINC150 (151 labels, 6,000 texts, 8 epochs, one run each) agreement was 0.817 with a linear head, 0.820 with 512
+    hidden units, and 0.797 with hashed pairs of words learnt beside them: they say more of the texts that taught.
     """
 
     def __init__(
@@ -35,30 +40,20 @@ class StaticEmbeddings(nn.Module):
         vectors: Tensor,
         labels: int,
         *,
-        buckets: int = 0,
         hidden: int = 0,
         dropout: float = 0.0,
     ) -> None:
         """`seen` and `vectors` as for `KnownRows`; `hidden` units in the head, 0: linear; `dropout` while it learns."""
         super().__init__()
-        self.vocabulary, dim = vectors.shape
-        self.rows = KnownRows(seen, vectors, buckets)
-        self.bags = 2 if buckets else 1
+        self.rows = KnownRows(seen, vectors)
         self.dropout = nn.Dropout(dropout)
-        self.head = head(self.bags * dim, labels, hidden)
+        self.head = head(vectors.shape[1], labels, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits float32 [B, labels] of `features` int64 [B, n], padded with 0: token ids, then the vocabulary's size
-        added to hashed n-grams.
-        """
-        vectors = self.rows(features)
-        masks = [(features > 0) & (features < self.vocabulary)] if self.bags == 2 else [features > 0]
-        if self.bags == 2:
-            masks.append(features >= self.vocabulary)
-        bags = torch.stack(masks, dim=1).to(vectors.dtype)  # [B, bags, n]
-        sizes = bags.sum(dim=2, keepdim=True).clamp(min=1.0)
-        summed = torch.bmm(bags, vectors) / sizes.sqrt()
-        logits: Tensor = self.head(self.dropout(summed.flatten(1)))
+        """Logits float32 [B, labels] of token ids `features` int64 [B, n], padded with 0."""
+        size = (features > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        vectors: Tensor = self.rows(features)
+        logits: Tensor = self.head(self.dropout(vectors.sum(dim=1) / size.to(vectors.dtype).sqrt()))
         return logits
 
     def settle(self) -> None:
@@ -67,16 +62,32 @@ class StaticEmbeddings(nn.Module):
 
 
 def token_vectors(dim: int) -> Tensor:
-    """The sentence encoder's own vector of every token of its vocabulary, float32 [vocabulary, dim]; row 0 is 0.
+    """The sentence encoder's vector of every token of its vocabulary, float32 [vocabulary, dim]; row 0 is padding, 0.
 
-    Its input vectors, reduced to the first `dim` principal components and weighted by a / (a + p), where p follows
-    Zipf's law, because the vocabulary is sorted by frequency. Raises `ModelError` where the encoder is not installed.
+    Each token alone, between the marks of beginning and end: the mean of the last states, reduced to the first `dim`
+    principal components and weighted by a / (a + p), where p follows Zipf's law, because the vocabulary is sorted by
+    frequency. Some 40 CPU seconds, once a process. Raises `ModelError` where the encoder is not installed.
     """
+    return weighted(components(encoded_vocabulary(), dim))
+
+
+@lru_cache(maxsize=1)
+def encoded_vocabulary() -> Tensor:
+    """What the sentence encoder makes of every token alone, float32 [vocabulary, width]; not to be written to."""
     # Here and not above: transformers takes seconds to import.
     from stillhouse.distill.cut_encoder import load_transformer
 
-    table: Tensor = load_transformer().embeddings.word_embeddings.weight.detach()
-    return weighted(components(table, dim))
+    transformer = load_transformer().eval()
+    count = int(transformer.config.vocab_size)
+    found = torch.empty(count, int(transformer.config.hidden_size))
+    begin, end = BEGIN_AND_END
+    with torch.no_grad():
+        for start in range(0, count, AT_ONCE):
+            ids = torch.arange(start, min(count, start + AT_ONCE))
+            alone = torch.stack([torch.full_like(ids, begin), ids, torch.full_like(ids, end)], dim=1)
+            states = transformer(input_ids=alone, attention_mask=torch.ones_like(alone)).last_hidden_state
+            found[start : start + len(ids)] = states.mean(dim=1)
+    return found
 
 
 def components(vectors: Tensor, dim: int) -> Tensor:

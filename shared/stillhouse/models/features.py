@@ -5,7 +5,6 @@ graph takes. Graph contract, batch first, batch always 1 in serving:
 
 - `inputs = "hashed_ngrams"`: `features` int64 [1, n], ids in [1, buckets), 0 is padding and embeds to nothing;
 - `inputs = "token_ids"`: `features` int64 [1, n], token ids without marks of beginning and end, 0 is padding;
-- `inputs = "static_ngrams"`: `features` int64 [1, n], token ids, then the vocabulary's size added to hashed n-grams;
 - `inputs = "tokens"`: `input_ids` int64 [1, n] and `attention_mask` int64 [1, n];
 - `inputs = "joint"`: the three of both;
 - output: `logits` float32 [1, labels], and with tokens `pooled` float32 [1, width], the sentence vector.
@@ -37,7 +36,7 @@ TOKENIZER_FILE = "tokenizer.json"
 CENTROIDS_FILE = "centroids.npy"
 PADDING = 0
 
-Inputs = Literal["hashed_ngrams", "token_ids", "static_ngrams", "tokens", "joint"]
+Inputs = Literal["hashed_ngrams", "token_ids", "tokens", "joint"]
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _WORDS_KEPT: Final = 1 << 13  # whose character n-grams are remembered: most words of any traffic, some 15 MB
@@ -46,10 +45,7 @@ _LONGEST_KEPT: Final = 32  # characters; what is longer is seldom a word, and se
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """Which n-grams are hashed: word n-grams and character n-grams inside words, both ends included.
-
-    A range from 1 to 0 has none.
-    """
+    """Which n-grams are hashed: word n-grams and character n-grams inside words, both ends included."""
 
     word: tuple[int, int] = (1, 2)
     char: tuple[int, int] = (3, 5)
@@ -138,7 +134,7 @@ def hashed_features(
             ids[crc32(" ".join(words[i : i + n]).encode(), hash_seed) % span + 1] = None
         if len(ids) >= max_features:
             break
-    for word in dict.fromkeys(words) if ngram.char[1] else ():
+    for word in dict.fromkeys(words):
         if len(ids) >= max_features:
             break
         of = _of_characters if len(word) <= _LONGEST_KEPT else _of_characters.__wrapped__
@@ -180,27 +176,19 @@ class Featuriser:
         """`tokenizer_path` is needed for all `spec.inputs` but `hashed_ngrams`. Raises `ModelError`."""
         self._spec = spec
         self._tokenizer: Tokenizer | None = None
-        self.vocabulary = 0
         if spec.inputs != "hashed_ngrams":
             if tokenizer_path is None:
                 raise ModelError(f"Student {spec.student_id} reads tokens but has no {TOKENIZER_FILE}; train it anew.")
             self._tokenizer = load_tokenizer(tokenizer_path, spec.max_length)
-            self.vocabulary = self._tokenizer.get_vocab_size()
 
     def ids(self, prepared: str) -> NDArray[np.int64]:
-        """Token ids, or feature ids where there are no tokens, int64 [n], of a text that `prepare` has been through.
-
-        With `static_ngrams` both, as the graph takes them.
-        """
+        """Token ids, or feature ids where there are no tokens, int64 [n], of a text that `prepare` has been through."""
         if self._tokenizer is None:
             return self._features(prepared, self._spec.max_length)
         if self._spec.has_vectors:
             return np.array(self._tokenizer.encode(prepared).ids, dtype=np.int64)
-        tokens = np.array(self._tokenizer.encode(prepared, add_special_tokens=False).ids or [PADDING], dtype=np.int64)
-        if self._spec.inputs == "token_ids":
-            return tokens
-        features = self._features(prepared, self._spec.max_features)
-        return np.concatenate((tokens, features + self.vocabulary if features[0] != PADDING else features))
+        # Static vectors know no marks of beginning and end.
+        return np.array(self._tokenizer.encode(prepared, add_special_tokens=False).ids or [PADDING], dtype=np.int64)
 
     def inputs(self, prepared: str) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs by name, each int64 [1, n]."""

@@ -1,5 +1,13 @@
 """`[[student.distill]]`: the terms of a student's loss, each of one kind with a weight; together they are its recipe.
 
+    [[student.distill]]
+    kind = "soft_targets"
+    weight = 0.8
+    temperature = 2.0
+
+    [[student.distill]]
+    kind = "rkd"
+
 Without any, a student learns by its `alpha`, `temperature` and `class_alpha`. The methods themselves, their papers and
 equations are in `stillhouse.distill`.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stillhouse.distill import teaching
 from stillhouse.distill.features.hidden_states import hidden_mse
 from stillhouse.distill.outputs import Outputs
 from stillhouse.distill.recipe import Recipe
@@ -247,3 +248,37 @@ def test_an_encoder_learns_from_the_layers_of_the_whole_one(tmp_path) -> None:
     assert said[-1].train_loss < said[0].train_loss
     assert max(one.select_agreement for one in said) > 0.85
     assert not trained.module._forward_hooks
+
+
+def test_what_the_encoder_says_is_the_same_kept_read_again_or_taken_from_more_texts(monkeypatch) -> None:
+    asked = ["my parcel is late", "please", "the refund of the money that i was charged"]
+    layer = "transformer.encoder.layer.5"
+    terms = [HiddenStates(kind="hidden_mse", teacher=layer), SelfAttention(teacher=layer)]
+    kept = teaching.EncoderSide(terms, asked)
+    among = teaching.EncoderSide(terms, ["hello", *asked]).among([1, 2, 3], terms)
+    monkeypatch.setattr(teaching, "MOST_BYTES", 0)
+    again = teaching.EncoderSide(terms, asked)
+    assert kept.kept
+    assert not again.kept
+    places = torch.tensor([2, 0])
+    first, *others = (side.outputs(places, torch.zeros(2, 3)) for side in (kept, among, again))
+    for other in others:
+        assert torch.equal(first.mask, other.mask)
+        assert other.embedding.numpy() == pytest.approx(first.embedding.numpy(), abs=1e-5)
+        real = first.mask.bool()
+        assert first.states.keys() == other.states.keys() == {layer, f"{layer}.attention.self.value"}
+        for path, states in first.states.items():
+            assert other.states[path][real].numpy() == pytest.approx(states[real].numpy(), abs=1e-5)
+        for path, maps in first.attention.items():
+            of_real = maps.transpose(1, 2)[real]
+            assert other.attention[path].transpose(1, 2)[real].numpy() == pytest.approx(of_real.numpy(), abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["static_embeddings", "text_cnn"])
+def test_students_without_layers_learn_from_relations(tmp_path, architecture) -> None:
+    """Their vector of a text is what their head is given, however they make it."""
+    terms = ({"kind": "hard_labels"}, {"kind": "rkd", "weight": 0.05}, {"kind": "similarity_preserving"})
+    fields = {"architecture": architecture, "distill": terms, "learning_rate": None, "epochs": 4, "dim": 64}
+    _, said = run(tmp_path / "a", **fields)
+    assert said[-1].train_loss < said[0].train_loss

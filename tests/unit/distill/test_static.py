@@ -12,31 +12,28 @@ from stillhouse.distill.known_rows import KnownRows
 from stillhouse.distill.static_embeddings import SCALE, StaticEmbeddings, components, weighted
 from stillhouse.distill.text_cnn import TextCnn
 
-VOCABULARY, DIM, BUCKETS = 10, 4, 6
+VOCABULARY, DIM = 10, 4
 VECTORS = torch.arange(VOCABULARY * DIM, dtype=torch.float32).reshape(VOCABULARY, DIM) / 10
-SEEN = [np.array([3, 5, 11]), np.array([5, 2, 14])]  # 11 and 14 are n-grams
+SEEN = [np.array([3, 5]), np.array([5, 2])]
 
 
-def test_words_start_as_given_unseen_ones_stay_and_unseen_ngrams_are_nothing() -> None:
-    torch.manual_seed(0)
-    rows = KnownRows(SEEN, VECTORS, BUCKETS).eval()
-    ids = torch.tensor([[3, 7, 0, 12, 11]])
+def test_words_start_as_given_and_those_not_seen_stay_so() -> None:
+    rows = KnownRows(SEEN, VECTORS).eval()
+    ids = torch.tensor([[3, 7, 0]])
     found = rows(ids)[0]
     assert torch.equal(found[:2], VECTORS[[3, 7]])
     assert not found[2].any()
-    assert not found[3].any()
-    assert found[4].any()
-    assert rows.table.weight.shape == (6, DIM)  # padding, three words, two n-grams
+    assert rows.table.weight.shape == (4, DIM)  # padding and three words
     rows.settle()
     assert torch.equal(rows(ids)[0], found)
-    assert rows.table.weight.shape == (6 + 6, DIM)
+    assert rows.table.weight.shape == (VOCABULARY, DIM)
     assert not any(parameter.requires_grad for parameter in rows.parameters())
 
 
 def test_only_what_training_sees_learns() -> None:
-    rows = KnownRows(SEEN, VECTORS, BUCKETS)
+    rows = KnownRows(SEEN, VECTORS)
     optimizer = torch.optim.AdamW(rows.parameters(), lr=0.1)
-    rows(torch.tensor([[3, 11, 0]])).sum().backward()
+    rows(torch.tensor([[3, 0]])).sum().backward()
     optimizer.step()
     after = rows.eval()(torch.tensor([[3, 7, 0]]))[0]
     assert not torch.allclose(after[0], VECTORS[3])
@@ -45,18 +42,16 @@ def test_only_what_training_sees_learns() -> None:
 
 
 def test_ids_beyond_the_table_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"0 to 16; the table has 10 \+ 6 rows"):
-        KnownRows([np.array([16])], VECTORS, BUCKETS)
+    with pytest.raises(ValueError, match="0 to 16; the vocabulary has 10"):
+        KnownRows([np.array([16])], VECTORS)
 
 
-def test_a_static_student_is_two_sums_over_the_roots_of_their_sizes_and_a_linear_head() -> None:
+def test_a_static_student_is_a_sum_over_the_root_of_its_size_and_a_linear_head() -> None:
     torch.manual_seed(0)
-    module = StaticEmbeddings(SEEN, VECTORS, 3, buckets=BUCKETS).eval()
-    words = VECTORS[[3, 5, 7]].sum(dim=0) / 3**0.5
-    ngrams = module.rows(torch.tensor([[11, 14]]))[0].sum(dim=0) / 2**0.5
-    expected = module.head(torch.cat([words, ngrams]))
-    assert torch.allclose(module(torch.tensor([[3, 5, 7, 11, 14, 0, 0]]))[0], expected, atol=1e-6)
-    assert torch.allclose(module(torch.tensor([[0]]))[0], module.head(torch.zeros(2 * DIM)))
+    module = StaticEmbeddings(SEEN, VECTORS, 3).eval()
+    expected = module.head(VECTORS[[3, 5, 7]].sum(dim=0) / 3**0.5)
+    assert torch.allclose(module(torch.tensor([[3, 5, 7, 0, 0]]))[0], expected, atol=1e-6)
+    assert torch.allclose(module(torch.tensor([[0]]))[0], module.head(torch.zeros(DIM)))
 
 
 @pytest.mark.parametrize("hidden", [0, 5])
@@ -64,8 +59,8 @@ def test_a_static_student_is_two_sums_over_the_roots_of_their_sizes_and_a_linear
 def test_gradients_are_right(kind, hidden) -> None:
     torch.manual_seed(1)
     if kind == "static":
-        module = StaticEmbeddings(SEEN, VECTORS, 3, buckets=BUCKETS, hidden=hidden)
-        features = torch.tensor([[3, 5, 11, 0], [2, 5, 14, 11]])
+        module = StaticEmbeddings(SEEN, VECTORS, 3, hidden=hidden)
+        features = torch.tensor([[3, 5, 2, 0], [2, 5, 3, 5]])
     else:
         module = TextCnn([np.array([2, 3, 5])], torch.randn(VOCABULARY, DIM), 3, filters=3, hidden=hidden)
         features = torch.tensor([[3, 5, 2, 0], [2, 5, 0, 0]])

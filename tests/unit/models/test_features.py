@@ -51,14 +51,6 @@ def test_hashed_features_are_as_defined_whatever_is_remembered(buckets, most, se
         assert found.tolist() == as_defined(text, buckets, most, seed, ngram)
 
 
-def test_character_ngrams_can_be_left_out() -> None:
-    words = Ngrams((1, 2), (1, 0))
-    assert hashed_features("refund my order", 1 << 12, 99, ngram=words).tolist() == as_defined(
-        "refund my order", 1 << 12, 99, 0, words
-    )
-    assert len(hashed_features("refund my order", 1 << 12, 99, ngram=words)) == 5
-
-
 def test_long_words_are_not_remembered() -> None:
     features._of_characters.cache_clear()
     hashed_features("y" * 5000, 1 << 17, 1024)
@@ -70,20 +62,14 @@ def spec(inputs, most=512) -> StudentSpec:
     return StudentSpec("s", "a", ("x", "y"), inputs, max_length=most, max_features=8, buckets=1 << 12)
 
 
-def test_static_students_read_tokens_without_marks_and_ngrams_behind_the_vocabulary() -> None:
+def test_static_students_read_tokens_without_marks() -> None:
     path = encoder_source() / TOKENIZER_FILE
-    alone, both = Featuriser(spec("token_ids"), path), Featuriser(spec("static_ngrams"), path)
-    tokens = alone.ids("refund my order")
-    assert tokens.tolist() == alone._tokenizer.encode("refund my order").ids[1:-1]
-    assert Featuriser(spec("token_ids", most=2), path).ids("refund my order").tolist() == tokens.tolist()[:2]
-    whole = both.ids("refund my order")
-    ngrams = hashed_features("refund my order", 1 << 12, 8)
-    assert whole.tolist() == [*tokens.tolist(), *(ngrams + both.vocabulary).tolist()]
-    assert {name: value.shape for name, value in both.inputs("refund").items()} == {
-        "features": (1, 2 + 8)
-    }  # ref, ##und
+    whole = Featuriser(spec("tokens"), path).ids("refund my order").tolist()
+    alone = Featuriser(spec("token_ids"), path)
+    assert alone.ids("refund my order").tolist() == whole[1:-1]
+    assert Featuriser(spec("token_ids", most=2), path).ids("refund my order").tolist() == whole[1:3]
+    assert {name: value.tolist() for name, value in alone.inputs("order").items()} == {"features": [[whole[-2]]]}
     assert alone.ids("").tolist() == [0]
-    assert both.ids("").tolist() == [0, 0]
 
 
 def test_a_student_of_tokens_without_its_tokenizer_is_refused() -> None:

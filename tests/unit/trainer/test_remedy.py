@@ -86,7 +86,7 @@ def test_a_verdict_that_stayed_undecided_is_mended_by_what_stayed_open() -> None
 
 
 def test_static_students_grow_to_the_encoder_s_width_and_narrow_ones_get_their_width_back_first() -> None:
-    task = make_task(students=({"architecture": "static_ngrams"}, {"architecture": "cut_encoder", "width": 0.5}))
+    task = make_task(students=({"architecture": "static_embeddings"}, {"architecture": "cut_encoder", "width": 0.5}))
     alone = make_task(students=({"architecture": "text_cnn"},))
     assert remedy_for(task, 0, {}, 0, failed(broken("pays"))).changes == {"dim": 128}
     assert remedy_for(alone, 0, {}, 0, WEAK).changes == {"dim": 384}

@@ -131,5 +131,5 @@ def test_descending_the_contrast_makes_each_text_the_nearest_to_its_own() -> Non
         return products.argmax(dim=-1).tolist()
 
     assert nearest(start) != list(range(B))
-    learnt = descended(lambda s: contrastive_loss(s, theirs, OTHERS, texts=100, temperature=0.5), start, steps=400)
+    learnt = descended(lambda s: contrastive_loss(s, theirs, OTHERS, texts=B), start, steps=400)
     assert nearest(learnt) == list(range(B))
