@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from stillhouse.distill import static_embeddings
 from stillhouse.distill.assistant import sentence_vectors
@@ -30,11 +31,11 @@ def test_a_smaller_encoder_comes_nearer_and_its_files_say_the_same(kind, vectors
     student = StaticEncoder(ids(LEARNT), 64, WIDTH) if kind == "static" else CutSentences(2)
     before = float((encode(student, HELD) * vectors[1]).sum(axis=1).mean())
     said = []
-    distil(student, LEARNT, vectors[0], HELD, vectors[1], seed=0, epochs=4, on_progress=said.append)
+    distil(student, LEARNT, vectors[0], HELD, vectors[1], seed=0, epochs=12, on_progress=said.append)
     after = encode(student, HELD)
     cosine = float((after * vectors[1]).sum(axis=1).mean())
     assert cosine > max(0.75, before + 0.05)
-    assert len(said) == 4
+    assert 1 <= len(said) <= 12
     assert export_encoder(student, tmp_path) > 0.99
     served, counts = SentenceEncoder(tmp_path).encode(HELD)
     assert (served * after).sum(axis=1).min() > 0.99
@@ -44,3 +45,9 @@ def test_a_smaller_encoder_comes_nearer_and_its_files_say_the_same(kind, vectors
 def test_texts_without_vectors_are_refused(vectors) -> None:
     with pytest.raises(ModelError, match="60 texts to choose on and 200 vectors"):
         distil(CutSentences(2), LEARNT, vectors[0], HELD, vectors[0], seed=0)
+
+
+def test_a_student_of_another_width_is_refused_with_the_shapes(vectors, monkeypatch) -> None:
+    monkeypatch.setattr(static_embeddings, "encoded_vocabulary", lambda: torch.randn(30522, 16))
+    with pytest.raises(ModelError, match=r"vectors of 100, the teacher's are \[200, 384\]"):
+        distil(StaticEncoder(ids(LEARNT), 8, 100), LEARNT, vectors[0], HELD, vectors[1], seed=0)
