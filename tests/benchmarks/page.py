@@ -12,7 +12,7 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "tuning", "serving", "bus", "edge", "loop", "recovery")
+ORDER = ("cascade", "gate", "drift", "student", "embeddings", "tuning", "serving", "bus", "edge", "loop", "recovery")
 TITLES = {"edge": "bus: the edge"}
 
 QUESTIONS = {
@@ -20,6 +20,7 @@ QUESTIONS = {
     "gate": "How many teacher calls does a verdict cost, and how often is it wrong?",
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
+    "embeddings": "What do smaller sentence encoders cost and keep of the one that taught them?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",

@@ -30,6 +30,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"texts_per_cpu_s", "p50_ms_batch1", "bytes", "agreement", "accuracy"},
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
+    "embeddings": (
+        {"texts_per_cpu_s", "bytes", "nearest_label", "rank_correlation"},
+        {"teacher", "stillhouse_static", "stillhouse_cut3"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "serving": (
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},

@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 
+from stillhouse.distill import cut_encoder, static_embeddings
 from stillhouse.distill import export as exporting
-from stillhouse.distill import static_embeddings
 from stillhouse.distill.assistant import FILE, sentence_vectors
 from stillhouse.distill.cut_encoder import CutEncoder, encoder_source, kept_layers, load_transformer
 from stillhouse.distill.export import Int8Rows, export
@@ -152,6 +152,20 @@ def test_the_files_answer_as_the_trained_module_does(
         label, confidence, _ = student.predict_text(text)
         assert label in LABELS
         assert 0 < confidence <= 1
+
+
+def test_every_token_goes_through_the_encoder_alone(monkeypatch) -> None:
+    transformer = load_transformer().eval()
+    monkeypatch.setattr(transformer.config, "vocab_size", 1100)
+    monkeypatch.setattr(cut_encoder, "load_transformer", lambda: transformer)
+    found = static_embeddings.encoded_vocabulary.__wrapped__()
+    assert found.shape == (1100, WIDTH)
+    for token in (5, 1037, 1099):
+        ids = torch.tensor([[101, token, 102]])
+        with torch.no_grad():
+            alone = transformer(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
+        assert torch.allclose(found[token], alone, atol=1e-4)
+    assert tuple(load_tokenizer(encoder_source() / TOKENIZER_FILE, 8).encode("").ids) == (101, 102)
 
 
 def test_a_killed_static_run_ends_as_if_it_had_not_been(static, tmp_path) -> None:
