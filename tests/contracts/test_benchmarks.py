@@ -35,6 +35,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
         {"hard_labels", "soft_targets", "dkd", "rkd", "hidden_mse", "minilm"},
     ),
+    "embeddings": (
+        {"texts_per_cpu_s", "bytes", "nearest_label", "rank_correlation"},
+        {"teacher", "stillhouse_static", "stillhouse_cut3"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "methods_writing": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 
 class KnownRows(nn.Module):
-    """Vectors of token ids. Padding, id 0, is a row of zeros."""
+    """Vectors of token ids. Padding, id 0, is a row of zeros.
+
+    >>> rows = KnownRows([np.array([2])], torch.tensor([[9.0], [1.0], [2.0]]))
+    >>> rows.eval()(torch.tensor([[0, 1, 2]])).flatten().tolist()
+    [0.0, 1.0, 2.0]
+    >>> sum(parameter.numel() for parameter in rows.parameters())  # padding and the one that training sees
+    2
+    """
 
     places: Tensor
     table: nn.Module  # `export` puts a table of int8 in its place

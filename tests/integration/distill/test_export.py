@@ -1,7 +1,8 @@
-"""Both students from texts to the files that serve, and what ONNX Runtime answers from them."""
+"""Every classifier from texts to the files that serve, and what ONNX Runtime answers from them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +10,25 @@ import onnx
 import pytest
 import torch
 
+from stillhouse.distill import cut_encoder, static_embeddings
 from stillhouse.distill import export as exporting
-from stillhouse.distill.cut_encoder import kept_layers
+from stillhouse.distill.assistant import FILE, sentence_vectors
+from stillhouse.distill.cut_encoder import CutEncoder, encoder_source, kept_layers, load_transformer
 from stillhouse.distill.export import Int8Rows, export
 from stillhouse.distill.joint import train_joint, weigh
-from stillhouse.distill.training import TrainedStudent, lower_states, predict, train
+from stillhouse.distill.training import TrainedStudent, inputs_of, lower_states, predict, train
+from stillhouse.distill.width_pruning import narrow
 from stillhouse.models.artefact import publish, verify
 from stillhouse.models.encoder import WIDTH
-from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, Featuriser, prepare
+from stillhouse.models.features import (
+    CENTROIDS_FILE,
+    MODEL_FILE,
+    SPEC_FILE,
+    TOKENIZER_FILE,
+    Featuriser,
+    load_tokenizer,
+    prepare,
+)
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
 from stillhouse.tasks import StudentCandidate
@@ -25,6 +37,13 @@ from tests.unit.distill.toy import LABELS, texts
 HASHED = StudentCandidate(architecture="hashed_ngrams", dim=16, epochs=6, batch_size=16)
 CUT = StudentCandidate(architecture="cut_encoder", layers=2, epochs=2, batch_size=16, learning_rate=1e-3)
 JOINT = StudentCandidate(architecture="joint", layers=2, dim=16, epochs=2, batch_size=16, learning_rate=1e-3)
+STATIC = StudentCandidate(
+    architecture="static_embeddings", dim=32, hidden=16, epochs=4, batch_size=16, learning_rate=1e-2, synthetic=1
+)
+CNN = StudentCandidate(architecture="text_cnn", dim=32, filters=16, hidden=0, epochs=4, batch_size=16)
+NARROW = StudentCandidate(
+    architecture="cut_encoder", layers=2, width=0.5, hidden=32, epochs=3, batch_size=16, learning_rate=1e-3
+)
 ODD = ["", "?", "word " * 3000, "日本語 ünïcode \u0000 <email>", "write to me@example.org"]
 
 
@@ -47,6 +66,33 @@ def joint(tmp_path_factory) -> TrainedStudent:
     return learn(JOINT, tmp_path_factory.mktemp("joint"))
 
 
+@pytest.fixture(scope="module")
+def quick_vocabulary() -> Iterator[None]:
+    """Every token's own input vector: sending the whole vocabulary through the encoder takes 40 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        table = load_transformer().embeddings.word_embeddings.weight.detach()
+        patch.setattr(static_embeddings, "encoded_vocabulary", lambda: table)
+        yield
+
+
+@pytest.fixture(scope="module")
+def static(quick_vocabulary, tmp_path_factory) -> TrainedStudent:
+    folder = tmp_path_factory.mktemp("static")
+    trained = learn(STATIC, folder)
+    assert (folder / FILE).exists()
+    return trained
+
+
+@pytest.fixture(scope="module")
+def cnn(quick_vocabulary, tmp_path_factory) -> TrainedStudent:
+    return learn(CNN, tmp_path_factory.mktemp("cnn"))
+
+
+@pytest.fixture(scope="module")
+def narrowed(tmp_path_factory) -> TrainedStudent:
+    return learn(NARROW, tmp_path_factory.mktemp("narrow"))
+
+
 def learn(candidate, folder, kill_after=None) -> TrainedStudent:
     def on_progress(progress) -> None:
         if progress.epoch == kill_after:
@@ -60,7 +106,10 @@ def learn(candidate, folder, kill_after=None) -> TrainedStudent:
     ("architecture", "inputs", "files", "most_bytes"),
     [
         ("hashed", {"features"}, {MODEL_FILE, SPEC_FILE}, 1e6),
+        ("static", {"features"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE}, 3e6),
+        ("cnn", {"features"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE}, 3e6),
         ("cut", {"input_ids", "attention_mask"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, CENTROIDS_FILE}, 20e6),
+        ("narrowed", {"input_ids", "attention_mask"}, {MODEL_FILE, SPEC_FILE, TOKENIZER_FILE, CENTROIDS_FILE}, 17e6),
         (
             "joint",
             {"features", "input_ids", "attention_mask"},
@@ -87,7 +136,7 @@ def test_the_files_answer_as_the_trained_module_does(
     shapes = {name: [dim.dim_value or dim.dim_param for dim in kind.shape.dim] for name, kind in types.items()}
     assert shapes.pop("logits") == [1, len(LABELS)]
     assert types.pop("logits").elem_type == onnx.TensorProto.FLOAT
-    if architecture != "hashed":
+    if architecture not in ("hashed", "static", "cnn"):
         assert types.pop("pooled").elem_type == onnx.TensorProto.FLOAT
         assert shapes.pop("pooled") == [1, WIDTH]
     assert types.keys() == inputs
@@ -103,6 +152,47 @@ def test_the_files_answer_as_the_trained_module_does(
         label, confidence, _ = student.predict_text(text)
         assert label in LABELS
         assert 0 < confidence <= 1
+
+
+def test_every_token_goes_through_the_encoder_alone(monkeypatch) -> None:
+    transformer = load_transformer().eval()
+    monkeypatch.setattr(transformer.config, "vocab_size", 1100)
+    monkeypatch.setattr(cut_encoder, "load_transformer", lambda: transformer)
+    found = static_embeddings.encoded_vocabulary.__wrapped__()
+    assert found.shape == (1100, WIDTH)
+    for token in (5, 1037, 1099):
+        ids = torch.tensor([[101, token, 102]])
+        with torch.no_grad():
+            alone = transformer(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
+        assert torch.allclose(found[token], alone, atol=1e-4)
+    assert tuple(load_tokenizer(encoder_source() / TOKENIZER_FILE, 8).encode("").ids) == (101, 102)
+
+
+def test_a_killed_static_run_ends_as_if_it_had_not_been(static, tmp_path) -> None:
+    with pytest.raises(Killed):
+        learn(STATIC, tmp_path, kill_after=2)
+    made = (tmp_path / FILE).stat().st_mtime_ns
+    resumed = learn(STATIC, tmp_path)
+    assert (tmp_path / FILE).stat().st_mtime_ns == made  # made once
+    one, two = static.module.state_dict(), resumed.module.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_narrow_encoder_says_nearly_what_the_whole_one_says() -> None:
+    of = sentence_vectors([text.text for text in texts(8)])
+    assert of.shape == (8, WIDTH)
+    seen = [text.text for text in texts(200, seed=7)]
+    tokenizer = load_tokenizer(encoder_source() / TOKENIZER_FILE, 128)
+    ids = [np.array(tokenizer.encode(text).ids) for text in seen]
+    whole, narrow_one = CutEncoder(2, 3).eval(), CutEncoder(2, 3).eval()
+    narrow(narrow_one, ids[:150], 0.5)
+    layer = narrow_one.transformer.encoder.layer[0]
+    assert layer.attention.self.query.out_features == WIDTH // 2
+    assert layer.intermediate.dense.out_features == 1536 // 2
+    held = inputs_of(ids[150:], tokens=True)
+    with torch.no_grad():
+        cosine = torch.nn.functional.cosine_similarity(whole(*held)[1], narrow_one(*held)[1])
+    assert cosine.min() > 0.9
 
 
 def test_less_is_quantised_where_int8_changes_answers(hashed, tmp_path, monkeypatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +14,8 @@ from torch.nn import functional
 from stillhouse.distill.cut_encoder import CutEncoder
 from stillhouse.distill.known_rows import KnownRows
 from stillhouse.distill.static_embeddings import token_vectors
+
+RIDGE: Final = 1e-3  # of the mean square of an input
 
 
 class StaticEncoder(nn.Module):
@@ -28,9 +32,23 @@ class StaticEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentence vectors of length 1, float32 [B, width]; the mask int64 [B, n] is 0 for padding."""
+        return functional.normalize(self.map(self.means(input_ids, attention_mask)), dim=-1)
+
+    def means(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The mean of the tokens' static vectors, float32 [B, dim]."""
         real = attention_mask.unsqueeze(-1).to(self.map.weight.dtype)
-        mean = (self.rows(input_ids) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1e-9)
-        return functional.normalize(self.map(mean), dim=-1)
+        mean: Tensor = (self.rows(input_ids) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1e-9)
+        return mean
+
+    def begin(self, means: Tensor, wanted: Tensor) -> None:
+        """Set the map to what gives `wanted` [n, width] for `means` [n, dim] best: least squares with a small ridge."""
+        table = torch.cat([means, torch.ones(len(means), 1)], dim=1).double()
+        squares = table.T @ table
+        squares.diagonal().add_(RIDGE * float(squares.diagonal().mean()))
+        found = torch.linalg.solve(squares, table.T @ wanted.double())
+        with torch.no_grad():
+            self.map.weight.copy_(found[:-1].T)
+            self.map.bias.copy_(found[-1])
 
     def settle(self) -> None:
         """Nothing learns any more (`KnownRows.settle`)."""

@@ -24,13 +24,14 @@ from stillhouse.distill.embeddings.objectives import similarity_loss, vector_los
 from stillhouse.distill.embeddings.students import CutSentences, StaticEncoder
 from stillhouse.distill.export import Int8Rows
 from stillhouse.distill.fitting import Epoch, fit, mixed
+from stillhouse.distill.outputs import shape_of
 from stillhouse.distill.training import Ids, batches, inputs_of, lower_states
 from stillhouse.models.encoder import MAX_TOKENS as LONGEST
 from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, load_tokenizer
 from stillhouse.models.port import ModelError
 
 BATCH: Final = 64
-RATES: Final = {StaticEncoder: 3e-3, CutSentences: 3e-4}
+RATES: Final = {StaticEncoder: 1e-3, CutSentences: 1e-3}
 
 
 def ids(texts: Sequence[str]) -> list[Ids]:
@@ -65,6 +66,13 @@ def distil(
     if isinstance(student, CutSentences):
         seen, shown = lower_states(student.encoder, seen), lower_states(student.encoder, shown)
     wanted = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    if isinstance(student, StaticEncoder):
+        _require_width(student.map.out_features, wanted)
+        student.eval()
+        with torch.no_grad():
+            starts = range(0, len(seen), BATCH)
+            means = [student.means(*inputs_of(seen[start : start + BATCH], tokens=True)) for start in starts]
+        student.begin(torch.cat(means), wanted)
 
     def loss_of(places: Tensor, done: float) -> Tensor:
         said = student(*inputs_of([seen[i] for i in places], tokens=True))
@@ -145,6 +153,13 @@ def export_encoder(student: StaticEncoder | CutSentences, folder: Path) -> float
     if nearest < 0.99:
         raise ModelError(f"The exported encoder differs from the trained one (cosine {nearest:.3f}); train it anew.")
     return nearest
+
+
+def _require_width(width: int, wanted: Tensor) -> None:
+    if wanted.shape[1:] != (width,):
+        raise ModelError(
+            f"The student gives vectors of {width}, the teacher's are {shape_of(wanted)}; give it that width."
+        )
 
 
 def _vectors(student: StaticEncoder | CutSentences, texts: Sequence[Ids]) -> NDArray[np.float32]:
