@@ -19,8 +19,8 @@ import numpy as np
 from stillhouse.distill.rerankers.export import export_reranker
 from stillhouse.distill.rerankers.lists import RankedList, with_hard_negatives
 from stillhouse.distill.rerankers.training import RUN_VERSION, train_reranker
-from stillhouse.models.artefact import publish, verify
-from stillhouse.models.rerank_student import OnnxReranker
+from stillhouse.models.artefact import MANIFEST_FILE, publish, verify
+from stillhouse.models.rerank_student import OnnxReranker, RerankSpec
 from stillhouse.models.rerank_text import Lexicon
 from stillhouse.tasks import RerankerStudent
 from tests.benchmarks.data import shared
@@ -146,6 +146,17 @@ def trained(
     (staging / "trained.json").write_text(json.dumps(facts), encoding="utf-8")
     publish(staging, target)
     return target
+
+
+def reading_beginnings(student: Path, tokens: int) -> Path:
+    """The artefact of the same bi-encoder that reads the first `tokens` of each document, whatever the query is."""
+    target = student.with_name(f"{student.name}-beginning-{tokens}")
+    if not target.exists():
+        staging = target.with_name(f".{target.name}.staging")
+        shutil.copytree(student, staging, ignore=shutil.ignore_patterns(MANIFEST_FILE))
+        replace(RerankSpec.read(student), passages=False, max_tokens=tokens).write(staging)
+        publish(staging, target)
+    return verify(target)
 
 
 def _digest(of: Any) -> str:
