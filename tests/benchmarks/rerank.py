@@ -29,7 +29,7 @@ from stillhouse.models.rerank_text import Lexicon
 from stillhouse.tasks import RerankerStudent
 from tests.benchmarks import meta
 from tests.benchmarks.report import shown, table
-from tests.benchmarks.rerank_data import Lists, hard, load_lists, reading_beginnings, taught, trained
+from tests.benchmarks.rerank_data import Lists, Measured, hard, load_lists, reading_beginnings, taught, trained
 
 DOCUMENTS = 6  # of a list that teach
 CHUNK = 20
@@ -37,6 +37,7 @@ DRAWS = 10_000
 K = 10
 SEEDS = (0,)  # each takes two CPU-minutes; with more of them their means are shown, too
 MAIN, KEPT, KEPT_TOKENS = "stillhouse_bi_encoder", "stillhouse_kept", 96
+COLD_OF = "cold"
 COLD = 3  # chunks on which vectors are computed anew, which changes no score
 TEACHER = RerankerStudent(
     architecture="cross_encoder", layers=6, learn_layers=2, max_tokens=128, epochs=2, alpha=1.0, quantization="none"
@@ -91,25 +92,26 @@ def _measure(lists: Lists, lexicon: Lexicon, folders: dict[str, list[Path]]) -> 
     systems: dict[str, Scores] = {"bm25": lambda one: lexicon.features(one.query, one.documents)[:, 0].tolist()}
     for name, of in folders.items():
         systems[name] = _scores(OnnxReranker(of[0], redacts=name != "teacher", keep=0))
-    cold = systems[KEPT]
-    systems[KEPT] = warm = _scores(OnnxReranker(folders[KEPT][0]))
-    spent_cold: list[float] = []
+    cold, systems[KEPT] = systems[KEPT], _scores(OnnxReranker(folders[KEPT][0]))
     cpu: dict[str, list[float]] = {name: [] for name in systems}
     wall: dict[str, list[float]] = {name: [] for name in systems}
     said: dict[str, list[Sequence[float]]] = {name: [] for name in systems}
+    spent_cold: list[float] = []
+    done = Measured([str(folder) for of in folders.values() for folder in of], lists.test)
     for start in range(0, len(lists.test), CHUNK):
-        for one in lists.test[start : start + CHUNK]:
-            warm(one)
+        part = lists.test[start : start + CHUNK]
+        if (found := done.get(start)) is None:
+            for one in part:
+                systems[KEPT](one)  # from here on its vectors are known
+            found = {name: [_timed(scores, one) for one in part] for name, scores in systems.items()}
             if start < COLD * CHUNK:
-                before = time.process_time()
-                cold(one)
-                spent_cold.append(time.process_time() - before)
-        for name, scores in systems.items():
-            for one in lists.test[start : start + CHUNK]:
-                before, began = time.process_time(), time.perf_counter()
-                said[name].append(scores(one))
-                cpu[name].append(time.process_time() - before)
-                wall[name].append(time.perf_counter() - began)
+                found[COLD_OF] = [_timed(cold, one) for one in part]
+            done.put(start, found)
+        for name in systems:
+            said[name] += [scores for scores, _, _ in found[name]]
+            cpu[name] += [seconds for _, seconds, _ in found[name]]
+            wall[name] += [seconds for _, _, seconds in found[name]]
+        spent_cold += [seconds for _, seconds, _ in found.get(COLD_OF, [])]
     quality = {name: _quality(lists.test, found) for name, found in said.items()}
     draws = np.random.default_rng(0).integers(0, len(lists.test), (DRAWS, len(lists.test)))
     result: dict[str, Any] = {}
@@ -146,6 +148,13 @@ def _measure(lists: Lists, lexicon: Lexicon, folders: dict[str, list[Path]]) -> 
         "times_faster_than_teacher_cold": sum(cpu["teacher"][:n]) / sum(spent_cold),
     }
     return result
+
+
+def _timed(scores: Scores, one: RankedList) -> tuple[Sequence[float], float, float]:
+    """The scores of a list, CPU seconds and seconds."""
+    before, began = time.process_time(), time.perf_counter()
+    said = scores(one)
+    return said, time.process_time() - before, time.perf_counter() - began
 
 
 def _chunks(values: Sequence[float]) -> list[float]:

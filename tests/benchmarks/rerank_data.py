@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -157,6 +158,27 @@ def reading_beginnings(student: Path, tokens: int) -> Path:
         replace(RerankSpec.read(student), passages=False, max_tokens=tokens).write(staging)
         publish(staging, target)
     return verify(target)
+
+
+class Measured:
+    """What was measured so far, chunk by chunk: a run that was stopped goes on where it was."""
+
+    def __init__(self, folders: Sequence[str], lists: Sequence[RankedList]) -> None:
+        """Of these artefacts, asked about these lists."""
+        digest = _digest((folders, [asdict(one) for one in lists]))
+        self._folder = FOLDER / "measured" / digest
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, start: int) -> dict[str, Any] | None:
+        """The chunk that begins at list `start`; None where it was not measured."""
+        path = self._folder / f"{start:05}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def put(self, start: int, found: dict[str, Any]) -> None:
+        """Keep a chunk."""
+        draft = self._folder / f"{start:05}.tmp"
+        draft.write_text(json.dumps(found), encoding="utf-8")
+        os.replace(draft, draft.with_suffix(".json"))
 
 
 def _digest(of: Any) -> str:
