@@ -3,12 +3,12 @@
 The teacher is a cross-encoder made here from MiniLM: all six layers, 128 tokens of claim and passage, float32, trained
 on judged lists; BM25 and four other counts of shared words are features of its score, and of every student's. The
 students keep all layers, learn its scores (listwise KL) of the judged lists and of unjudged ones, and serve in int8.
-What is read of a document is its first sentence and those that share rare words with the query: 48 tokens by the bi-
-encoder, 64 with the claim by the cross-encoder. `_kept` is the bi-encoder that reads the first 96 tokens of a document
-instead, so that vectors of documents do not depend on the query: it is measured with all of them known before, and on
-the first 60 lists with none (the line below the table). nDCG@10 has gains 2^relevance - 1; intervals are of a paired
-bootstrap over queries. One thread each, CPU time of the own process, all systems in turn on each twenty lists; words,
-passages, tokens and redaction included.
+What is read of a document is its first sentence and those that share rare words with the query: 48 tokens by the
+bi-encoder, 64 with the claim by the cross-encoder. `_kept` is the bi-encoder that reads the first 96 tokens of a
+document instead, so that vectors of documents do not depend on the query: it is measured with all of them known
+before, and on the first 60 lists with none (the line below the table). nDCG@10 has gains 2^relevance - 1; intervals
+are of a paired bootstrap over queries. One thread each, CPU time of the own process, all systems in turn on each
+twenty lists; words, passages, tokens and redaction included.
 """
 
 from __future__ import annotations
