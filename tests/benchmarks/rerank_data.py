@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -19,8 +20,8 @@ import numpy as np
 from stillhouse.distill.rerankers.export import export_reranker
 from stillhouse.distill.rerankers.lists import RankedList, with_hard_negatives
 from stillhouse.distill.rerankers.training import RUN_VERSION, train_reranker
-from stillhouse.models.artefact import publish, verify
-from stillhouse.models.rerank_student import OnnxReranker
+from stillhouse.models.artefact import MANIFEST_FILE, publish, verify
+from stillhouse.models.rerank_student import OnnxReranker, RerankSpec
 from stillhouse.models.rerank_text import Lexicon
 from stillhouse.tasks import RerankerStudent
 from tests.benchmarks.data import shared
@@ -146,6 +147,38 @@ def trained(
     (staging / "trained.json").write_text(json.dumps(facts), encoding="utf-8")
     publish(staging, target)
     return target
+
+
+def reading_beginnings(student: Path, tokens: int) -> Path:
+    """The artefact of the same bi-encoder that reads the first `tokens` of each document, whatever the query is."""
+    target = student.with_name(f"{student.name}-beginning-{tokens}")
+    if not target.exists():
+        staging = target.with_name(f".{target.name}.staging")
+        shutil.copytree(student, staging, ignore=shutil.ignore_patterns(MANIFEST_FILE))
+        replace(RerankSpec.read(student), passages=False, max_tokens=tokens).write(staging)
+        publish(staging, target)
+    return verify(target)
+
+
+class Measured:
+    """What was measured so far, chunk by chunk: a run that was stopped goes on where it was."""
+
+    def __init__(self, folders: Sequence[str], lists: Sequence[RankedList]) -> None:
+        """Of these artefacts, asked about these lists."""
+        digest = _digest((folders, [asdict(one) for one in lists]))
+        self._folder = FOLDER / "measured" / digest
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, start: int) -> dict[str, Any] | None:
+        """The chunk that begins at list `start`; None where it was not measured."""
+        path = self._folder / f"{start:05}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def put(self, start: int, found: dict[str, Any]) -> None:
+        """Keep a chunk."""
+        draft = self._folder / f"{start:05}.tmp"
+        draft.write_text(json.dumps(found), encoding="utf-8")
+        os.replace(draft, draft.with_suffix(".json"))
 
 
 def _digest(of: Any) -> str:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 ANIMALS = {"a dog": "puppy", "a cat": "kitten", "a horse": "foal", "a cow": "calf", "a sheep": "lamb"}
 PLACES = ("in the garden", "on the road", "near the river", "behind the house")
-PAIR = RerankerStudent(architecture="cross_encoder", layers=2, learn_layers=1, max_tokens=32, epochs=3, batch_size=4)
+PAIR = RerankerStudent(architecture="cross_encoder", layers=1, learn_layers=1, max_tokens=32, epochs=3, batch_size=4)
 TWIN = PAIR.model_copy(update={"architecture": "bi_encoder", "reads": "beginning"})
 
 
@@ -62,7 +62,7 @@ def learn(candidate, folder, kill_after=None) -> TrainedReranker:
             raise Killed
 
     folder.mkdir(exist_ok=True)
-    return train_reranker(candidate, lists(60, 0), lists(12, 1), on_progress=on_progress, checkpoint_dir=folder, seed=0)
+    return train_reranker(candidate, lists(48, 0), lists(8, 1), on_progress=on_progress, checkpoint_dir=folder, seed=0)
 
 
 def agreement(score, of) -> float:
