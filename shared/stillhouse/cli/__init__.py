@@ -19,6 +19,7 @@ from stillhouse.cli import (
     operating,
     requests,
     review,
+    sweep,
     topics,
     watching,
 )
@@ -48,7 +49,7 @@ for _panel, _commands in {
     "Requests": (requests.request, requests.send),
     "Before money is spent": (advise.advise,),
     "What happens": (watching.routes, watching.alerts),
-    "Orders": (operating.train, erase.erase),
+    "Orders": (operating.train, sweep.sweep, erase.erase),
     "Documents": (documents.docs,),
 }.items():
     for _command in _commands:
