@@ -41,7 +41,14 @@ def remedy_for(task: Task, rung: int, changes: Changes, variants: int, event: Ga
     candidate = candidate_with(task.students[rung], changes)
     broken = [c for c in event.conditions if c.verdict == event.verdict]
     may_vary = variants < candidate.variants and not isinstance(candidate, LanguageModel)
-    if may_vary and isinstance(candidate, StudentCandidate) and broken and all(_label(c) for c in broken):
+    # A student with a recipe of its own has no alpha to change.
+    if (
+        may_vary
+        and isinstance(candidate, StudentCandidate)
+        and not candidate.distill
+        and broken
+        and all(_label(c) for c in broken)
+    ):
         rare = [label for c in broken if (label := _label(c)) in task.labels]
         harder = {label: HARDER for label in rare if candidate.class_alpha.get(label, candidate.alpha) < HARDER}
         if harder:

@@ -30,6 +30,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"texts_per_cpu_s", "p50_ms_batch1", "bytes", "agreement", "accuracy"},
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
+    "methods": (
+        {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
+        {"hard_labels", "soft_targets", "dkd", "rkd", "hidden_mse", "minilm"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "serving": (
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},

@@ -58,9 +58,9 @@ class StudentCandidate(Section):
     def _one_recipe(self) -> StudentCandidate:
         if not self.distill:
             return self
-        doubled = {"alpha", "temperature", "class_alpha"} & self.model_fields_set
-        if doubled:
-            raise ValueError(f"{min(doubled)} says nothing beside [[student.distill]]; move it into the terms")
+        for name in ("alpha", "class_alpha", "temperature"):
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} says nothing beside [[student.distill]]; move it into the terms")
         for term in self.distill:
             if isinstance(term, Feature) and self.architecture != "cut_encoder":
                 raise ValueError(f"{term.kind} needs hidden layers, which {self.architecture} does not have; remove it")

@@ -128,6 +128,16 @@ def test_the_trainer_plans_the_remedy_and_starts_from_the_bottom_after_it() -> N
     assert (state.rung, state.changes, state.since) == (0, {}, at(10))
 
 
+def test_a_student_with_a_recipe_of_its_own_has_no_alpha_to_change() -> None:
+    """It can be resized, which keeps its recipe; where rare classes were lost the next rung is tried."""
+    recipe = StudentCandidate(architecture="hashed_ngrams", distill=({"kind": "soft_targets"},))
+    assert candidate_with(recipe, {"dim": 32}).distill == recipe.distill
+    task = TASK.model_copy(update={"students": (recipe, TASK.students[1])})
+    remedy = remedy_for(task, 0, {}, 0, failed(broken("recall of b")))
+    assert remedy is not None
+    assert (remedy.rung, remedy.changes) == (1, {})
+
+
 def test_changes_are_held_to_what_a_task_file_may_say() -> None:
     candidate = StudentCandidate(architecture="hashed_ngrams", dim=16)
     assert candidate_with(candidate, {"dim": 32}).dim == 32

@@ -124,9 +124,12 @@ def test_descending_it_brings_the_student_to_the_relations_of_its_teacher(name) 
 
 
 def test_descending_the_contrast_makes_each_text_the_nearest_to_its_own() -> None:
-    def nearest(vectors):
-        return torch.nn.functional.normalize(vectors, dim=-1) @ torch.nn.functional.normalize(SAME, dim=-1).T
+    start, theirs = drawn(B, 8, seed=6), drawn(B, 8, seed=7)
 
-    assert nearest(OURS).argmax(dim=-1).tolist() != list(range(B))
-    learnt = descended(LOSSES["contrastive"], OURS, steps=400, rate=0.02)
-    assert nearest(learnt).argmax(dim=-1).tolist() == list(range(B))
+    def nearest(vectors):
+        products = torch.nn.functional.normalize(vectors, dim=-1) @ torch.nn.functional.normalize(theirs, dim=-1).T
+        return products.argmax(dim=-1).tolist()
+
+    assert nearest(start) != list(range(B))
+    learnt = descended(lambda s: contrastive_loss(s, theirs, OTHERS, texts=100, temperature=0.5), start, steps=400)
+    assert nearest(learnt) == list(range(B))
