@@ -17,9 +17,11 @@ from typing import Any, Final
 from stillhouse.events import Condition, GateDecided
 from stillhouse.tasks import AnyStudent, LanguageModel, StudentCandidate, Task
 from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF
+from stillhouse.tasks.students import WIDEST_STATIC
 
 COSTLY: Final = ("pays", "cost", "size", "memory", "latency")  # how names of conditions begin
 HARDER: Final = 0.95  # weight of the hard label for classes whose recall was lost; soft ones count T^2 times as much
+HALF: Final = 0.5  # of the heads and inner neurons
 NEAR_AGREEMENT: Final = 0.05  # below the floor
 NEAR_COVERAGE: Final = 0.5  # of the floor
 
@@ -98,11 +100,20 @@ def _resized(candidate: AnyStudent, *, larger: bool) -> Changes:
     """What makes the candidate larger or smaller; empty where it is as large or small as can be."""
     if isinstance(candidate, LanguageModel):
         return {}
-    if candidate.architecture != "hashed_ngrams":
+    if candidate.architecture in ("cut_encoder", "joint"):
+        if larger and candidate.width < 1.0:
+            return {"width": 1.0}
         layers = candidate.layers + (1 if larger else -1)
-        return {"layers": layers} if 2 <= layers <= 6 else {}
+        if 2 <= layers <= 6:
+            return {"layers": layers}
+        # As low as can be: narrower then, once.
+        return (
+            {"width": HALF} if not larger and candidate.architecture == "cut_encoder" and candidate.width > HALF else {}
+        )
     dim = candidate.dim * 2 if larger else candidate.dim // 2
-    return {"dim": dim} if 8 <= dim <= 1024 else {}
+    widest = 1024 if candidate.architecture == "hashed_ngrams" else WIDEST_STATIC
+    dim = min(dim, widest)
+    return {"dim": dim} if dim >= 8 and dim != candidate.dim else {}
 
 
 def _words(changes: Changes) -> str:

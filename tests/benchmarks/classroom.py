@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.fitting import fit, torch_set_up
 from stillhouse.distill.teaching import LAYER, EncoderSide, Teaching, of_encoder
-from stillhouse.distill.training import HEAD_RATE, Ids, batches, inputs_of, lower_states, predict
+from stillhouse.distill.training import HEAD_RATES, Ids, batches, inputs_of, lower_states, predict
 from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.teacher import fit_head
 from stillhouse.tasks.distillation import AnyTerm, HiddenStates, SelfAttention
 from tests.benchmarks.data import Data
 
-LAYERS, EPOCHS, BATCH, RATE = 2, 5, 32, 1e-3
-SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1500, 1500
+LAYERS, EPOCHS, BATCH, RATE = 2, 4, 32, 1e-3
+SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1000, 1500
 
 TOP = f"{LAYER}.5"
 
@@ -131,7 +131,7 @@ def learn(
             lambda batch, done: taught.loss(batch, inputs_of([seen[i] for i in batch], tokens=True)),
             epochs=epochs,
             rate=RATE,
-            rate_of=lambda name: HEAD_RATE if name.startswith("student.head") else 1.0,
+            rate_of=lambda name: HEAD_RATES["cut_encoder"] if name.startswith("student.head") else 1.0,
             seed=of.seed,
         )
     return module

@@ -1,7 +1,7 @@
 """`methods`: does each distillation objective beat hard labels?
 
 The teacher is the sentence encoder with a fitted head; the student keeps 2 of its 6 layers, of which one learns, and a
-head. Each run learns from 1,500 texts that its seed draws of 3,000 which the teacher answered, for 5 epochs at the same
+head. Each run learns from 1,000 texts that its seed draws of 3,000 which the teacher answered, for 4 epochs at the same
 rate; methods differ in the loss alone, and where they say so in who teaches. Weights are those of the papers (relations
 and features, whose weights follow from units, keep hard labels beside them); none was tuned here. The difference is the
 mean of paired differences to hard labels over the same seeds, with its 95 % interval by Student's t: with so many

@@ -22,6 +22,7 @@ from stillhouse.distill.data import LabelledText
 from stillhouse.models.student import OnnxStudent
 from stillhouse.models.teacher import EnsembleTeacher, fit_teacher
 from stillhouse.tasks import StudentCandidate, Task, Teacher
+from stillhouse.tasks.students import STATIC
 from tests.benchmarks.data import Data, load, shared
 from tests.benchmarks.peers import HOME
 
@@ -29,8 +30,13 @@ SEED_PER_LABEL = 20
 TRAIN, SELECT = 6000, 1000
 CHOICES = {
     "stillhouse_hashed_ngrams": StudentCandidate(architecture="hashed_ngrams", epochs=30),
-    "stillhouse_cut2": StudentCandidate(architecture="cut_encoder", layers=2, epochs=6, batch_size=32),
+    "stillhouse_static": StudentCandidate(architecture="static_embeddings"),
+    "stillhouse_text_cnn": StudentCandidate(architecture="text_cnn"),
+    "stillhouse_static_assisted": StudentCandidate(architecture="static_embeddings", synthetic=1),
     "stillhouse_cut3": StudentCandidate(architecture="cut_encoder", layers=3, epochs=6, batch_size=32),
+    "stillhouse_cut3_half_width": StudentCandidate(
+        architecture="cut_encoder", layers=3, width=0.5, epochs=6, batch_size=32
+    ),
 }
 
 
@@ -83,11 +89,17 @@ def population(quick: bool, data: Path | None) -> Population:
     return Population(np.array([said[1] for said in answers]), agrees_not, facts)
 
 
-def prepare(quick: bool, data: Path | None) -> Setting:
-    """Fit the teacher and let it answer, or read what an earlier run kept. `quick`: fewer labels and texts."""
+def prepare(quick: bool, data: Path | None, most_judged: int | None = None) -> Setting:
+    """Fit the teacher and let it answer, or read what an earlier run kept. `quick`: fewer labels and texts.
+
+    `most_judged`: of the test texts at most so many, drawn at random.
+    """
     rows = load(data if data is not None else shared("clinc150"))
     if quick:
         rows = _fewer_labels(rows, 30)
+    if most_judged is not None and len(rows.test) > most_judged:
+        kept = np.sort(np.random.default_rng(0).permutation(len(rows.test))[:most_judged])
+        rows = Data(rows.name, rows.train, [rows.test[i] for i in kept])
     facts = [rows.name, SEED_PER_LABEL, TRAIN, SELECT, [(row.text, row.label, row.teacher) for row in rows.train]]
     facts.append([(row.text, row.label, row.teacher) for row in rows.test])
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
@@ -124,12 +136,12 @@ def prepare(quick: bool, data: Path | None) -> Setting:
     )
 
 
-def trained(name: str, setting: Setting, candidate: StudentCandidate | None = None) -> Path:
+def trained(name: str, setting: Setting, candidate: StudentCandidate | None = None, seed: int = 0) -> Path:
     """The folder of a trained and exported student, made first where it is not there; `trained.json` says its cost.
 
     `candidate` is by default the choice of that name.
     """
-    folder = HOME / "population" / setting.digest / name
+    folder = HOME / "population" / setting.digest / (f"{name}_seed{seed}" if seed else name)
     if (folder / "trained.json").exists():
         return folder
     from stillhouse.distill.export import export
@@ -140,7 +152,12 @@ def trained(name: str, setting: Setting, candidate: StudentCandidate | None = No
     learn = train_joint if candidate.architecture == "joint" else train
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    cpu = time.process_time()
+    cpu, before = time.process_time(), 0.0
+    shared_texts: dict[str, Any] = {}
+    if candidate.synthetic and candidate.architecture in STATIC:
+        texts, before = _made(setting, candidate.synthetic)
+        shared_texts["made"] = texts
+        cpu = time.process_time()
     student = learn(
         candidate,
         setting.task.labels,
@@ -150,20 +167,41 @@ def trained(name: str, setting: Setting, candidate: StudentCandidate | None = No
             f"{name}: epoch {at.epoch} of {at.epochs}, agreement {at.select_agreement:.3f}", file=sys.stderr
         ),
         checkpoint_dir=checkpoints,
-        seed=0,
+        seed=seed,
+        **shared_texts,
     )
     for checkpoint in sorted(checkpoints.rglob("*"), reverse=True):
         checkpoint.rmdir() if checkpoint.is_dir() else checkpoint.unlink()
     checkpoints.rmdir()
     report = export(student, folder, name)
     facts = {
-        "training_cpu_s": time.process_time() - cpu,
+        "training_cpu_s": before + time.process_time() - cpu,
         "bytes": report.bytes,
         "table_bits": report.table_bits,
         "matrix_bits": report.matrix_bits,
     }
     (folder / "trained.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
+
+
+def _made(setting: Setting, per_text: int) -> tuple[list[LabelledText], float]:
+    """Made texts with the assistant's answers, once for all students that learn from them, and the CPU time it took."""
+    from stillhouse.distill.assistant import more_texts
+    from stillhouse.distill.fitting import torch_set_up
+    from stillhouse.distill.training import hold_back
+
+    choosing, _ = hold_back(setting.select)
+    folder = HOME / "population" / setting.digest / f"made{per_text}"
+    folder.mkdir(exist_ok=True)
+    cost = folder / "cost.json"
+    cpu = time.process_time()
+    with torch_set_up(1):
+        made = more_texts(
+            setting.train, choosing, setting.task.labels, per_text, seed=0, folder=folder, run=setting.digest
+        )
+    if not cost.exists():
+        cost.write_text(json.dumps(time.process_time() - cpu), encoding="utf-8")
+    return made, float(json.loads(cost.read_text(encoding="utf-8")))
 
 
 def _seed(train: Sequence[Any], path: Path) -> list[int]:

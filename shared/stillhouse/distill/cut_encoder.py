@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillhouse.distill.heads import head
 from stillhouse.models.encoder import PACKAGE
 from stillhouse.models.port import ModelError
 
@@ -22,23 +23,13 @@ class CutEncoder(nn.Module):
     0.890, 23 (4 epochs); one 0.944, 0.926, 20 (5 epochs).
     """
 
-    def __init__(self, layers: int, labels: int) -> None:
-        """Loads the encoder's weights from its package. Raises `ModelError` where it is not installed."""
-        super().__init__()
-        from transformers import AutoModel
-        from transformers.utils import logging
+    def __init__(self, layers: int, labels: int, hidden: int = 0) -> None:
+        """Loads the encoder's weights from its package; `hidden` units in the head, 0: a linear one.
 
-        bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # it would report that the pooler, which sentence vectors do not use, is missing
-        try:
-            transformer: Any = AutoModel.from_pretrained(
-                str(encoder_source()), attn_implementation="eager", add_pooling_layer=False
-            )
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
+        Raises `ModelError` where the encoder is not installed.
+        """
+        super().__init__()
+        transformer = load_transformer()
         kept = kept_layers(len(transformer.encoder.layer), layers)
         transformer.encoder.layer = nn.ModuleList(transformer.encoder.layer[i] for i in kept)
         transformer.config.num_hidden_layers = len(kept)
@@ -46,7 +37,7 @@ class CutEncoder(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.transformer = transformer
-        self.head = nn.Linear(int(transformer.config.hidden_size), labels)
+        self.head = head(int(transformer.config.hidden_size), labels, hidden)
         transformer.requires_grad_(False)
         transformer.encoder.layer[-1].requires_grad_(True)
 
@@ -73,6 +64,22 @@ class CutEncoder(nn.Module):
 def padding_bias(attention_mask: Tensor) -> Tensor:
     """What is added to attention scores, float32 [B, 1, 1, n]: padding is never looked at."""
     return (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -1e9
+
+
+def load_transformer() -> Any:
+    """The sentence encoder as it came, in transformers' form, without its pooler. Raises `ModelError`."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it would report that the pooler, which sentence vectors do not use, is missing
+    try:
+        return AutoModel.from_pretrained(str(encoder_source()), attn_implementation="eager", add_pooling_layer=False)
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def encoder_source() -> Path:

@@ -27,7 +27,7 @@ from stillhouse.distill.confidence import fit_confidence
 from stillhouse.distill.data import LabelledText
 from stillhouse.distill.training import TrainedStudent
 from stillhouse.models.confidence import Confidence, Kind
-from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, TOKENIZER_FILE, Featuriser, prepare
+from stillhouse.models.features import CENTROIDS_FILE, MODEL_FILE, TOKENIZER_FILE, Featuriser, Inputs, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import OnnxStudent
 
@@ -36,11 +36,14 @@ MOST_COMPARED: Final = 1000
 # Bits of tables and matrices, smallest first. The next one is tried where one changes too many answers.
 LEVELS: Final = {
     "hashed_ngrams": ((8, 32), (32, 32)),
+    "static_embeddings": ((8, 32), (32, 32)),
+    "text_cnn": ((8, 32), (32, 32)),
     "cut_encoder": ((8, 8), (32, 8), (32, 32)),
     "joint": ((8, 8), (32, 8), (32, 32)),
 }
-NAMES: Final = {
+NAMES: Final[dict[Inputs, tuple[str, ...]]] = {
     "hashed_ngrams": ("features",),
+    "token_ids": ("features",),
     "tokens": ("input_ids", "attention_mask"),
     "joint": ("features", "input_ids", "attention_mask"),
 }
@@ -132,7 +135,7 @@ def _logits(trained: TrainedStudent, featuriser: Featuriser, text: str) -> NDArr
     """What the trained module answers to one text, float32 [labels]."""
     with torch.no_grad():
         said = trained.module(*(torch.from_numpy(value) for value in featuriser.inputs(prepare(text)).values()))
-    logits = said if trained.tokenizer is None else said[0]
+    logits = said[0] if trained.spec.has_vectors else said
     return np.asarray(logits[0].float().numpy(), dtype=np.float32)
 
 
@@ -152,16 +155,19 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
     module: Any = trained.module
     if table_bits == 8:
         module = copy.deepcopy(module)
-        if trained.spec.inputs != "tokens":
+        if trained.spec.inputs == "token_ids":
+            module.rows.table = Int8Rows(module.rows.table.weight.detach())
+        if trained.spec.inputs in ("hashed_ngrams", "joint"):
             ngrams = module.ngrams if trained.spec.inputs == "joint" else module
             ngrams.table = Int8Rows(ngrams.table.weight.detach())
-        if trained.spec.inputs != "hashed_ngrams":
+        if trained.spec.has_vectors:
             encoder = module.tuned if trained.spec.inputs == "joint" else module
             embeddings = encoder.transformer.embeddings
             embeddings.word_embeddings = Int8Rows(embeddings.word_embeddings.weight.detach())
     names = NAMES[trained.spec.inputs]
-    length = torch.export.Dim("length", max=trained.spec.max_length)
-    features = torch.export.Dim("features", max=trained.spec.max_features) if len(names) == 3 else length
+    spec = trained.spec
+    length = torch.export.Dim("length", max=spec.max_length)
+    features = torch.export.Dim("features", max=spec.max_features) if spec.inputs == "joint" else length
     quiet = logging.getLogger("torch.onnx")
     before = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -175,7 +181,7 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
                 dynamo=True,
                 verbose=False,
                 input_names=list(names),
-                output_names=["logits"] if trained.tokenizer is None else ["logits", "pooled"],
+                output_names=["logits", "pooled"] if spec.has_vectors else ["logits"],
                 dynamic_shapes=tuple({1: features if name == "features" else length} for name in names),
             )
     finally:

@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stillhouse.distill.heads import head
+
 
 class HashedNgrams(nn.Module):
-    """Sum of one vector per feature over sqrt(their number), then one linear layer.
+    """Sum of one vector per feature over sqrt(their number), then a head.
 
     A hidden layer that was tried agreed no better (CLINC150: 0.903 with it, 0.905 without, means of two draws).
 
@@ -21,8 +23,11 @@ class HashedNgrams(nn.Module):
 
     places: Tensor
 
-    def __init__(self, seen: Sequence[NDArray[np.int64]], buckets: int, dim: int, labels: int) -> None:
-        """`seen`: the features of every training text, each int64 [n], ids in [0, buckets), 0 being padding."""
+    def __init__(self, seen: Sequence[NDArray[np.int64]], buckets: int, dim: int, labels: int, hidden: int = 0) -> None:
+        """`seen`: the features of every training text, each int64 [n], ids in [0, buckets), 0 being padding.
+
+        `hidden` units in the head, 0: a linear one.
+        """
         super().__init__()
         known = np.unique(np.concatenate([np.zeros(1, np.int64), *seen]))
         places = np.zeros((buckets, 1), dtype=np.int32)
@@ -33,7 +38,7 @@ class HashedNgrams(nn.Module):
         with torch.no_grad():
             table.weight.mul_(0.05)
         self.table: nn.Module = table  # `export` puts a table of int8 in its place
-        self.head = nn.Linear(dim, labels)
+        self.head = head(dim, labels, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits float32 [B, labels] of `features` int64 [B, n], padded with 0."""

@@ -32,6 +32,7 @@ from stillhouse.distill.training import (
     predict,
     train,
 )
+from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import Featuriser, prepare
 from stillhouse.models.teacher import fit_head
 from stillhouse.tasks.students import StudentCandidate
@@ -110,7 +111,8 @@ def _part(candidate: StudentCandidate, architecture: str) -> StudentCandidate:
     if architecture == "hashed_ngrams":
         changes: dict[str, object] = {"epochs": NGRAM_EPOCHS, "batch_size": 64, "learning_rate": None}
     else:
-        changes = {"learning_rate": candidate.learning_rate or ENCODER_RATE}
+        # Whole, because it shares its layers with the one that stays as it came.
+        changes = {"learning_rate": candidate.learning_rate or ENCODER_RATE, "width": 1.0}
     return candidate.model_copy(update={"architecture": architecture, **changes})
 
 
@@ -132,7 +134,7 @@ def _as_it_came(
 
 def _vectors(encoder: CutEncoder, last: nn.Module, ids: Sequence[Ids]) -> NDArray[np.float32]:
     """Sentence vectors float32 [n, width] of texts given as token ids."""
-    found = np.empty((len(ids), encoder.head.in_features), dtype=np.float32)
+    found = np.empty((len(ids), WIDTH), dtype=np.float32)
     order = np.argsort([len(text) for text in ids], kind="stable")
     with torch.no_grad():
         for start in range(0, len(ids), 64):

@@ -94,14 +94,15 @@ def signals(
     """
     scaled = logits.astype(np.float64) / temperature
     best = int(scaled.argmax())
-    others = np.delete(scaled, best)
+    others = np.concatenate((scaled[:best], scaled[best + 1 :]))
     top = scaled[best]
     rest = _log_sum(others)
     found = [_within(top - rest), _within(top - others.max()), _log_sum(np.array([top, rest]))]
     if pooled is not None and centroids is not None:
         length = float(np.linalg.norm(pooled))
         distances = 1.0 - (centroids.astype(np.float64) @ pooled.astype(np.float64)) / max(length, 1e-12)
-        found += [distances[best], np.delete(distances, best).min() - distances[best]]
+        next_one = np.concatenate((distances[:best], distances[best + 1 :])).min()
+        found += [distances[best], next_one - distances[best]]
     return np.array(found)
 
 

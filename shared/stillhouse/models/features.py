@@ -4,6 +4,7 @@ A student is described by `StudentSpec` (its `student.json`); `Featuriser` turns
 graph takes. Graph contract, batch first, batch always 1 in serving:
 
 - `inputs = "hashed_ngrams"`: `features` int64 [1, n], ids in [1, buckets), 0 is padding and embeds to nothing;
+- `inputs = "token_ids"`: `features` int64 [1, n], token ids without marks of beginning and end, 0 is padding;
 - `inputs = "tokens"`: `input_ids` int64 [1, n] and `attention_mask` int64 [1, n];
 - `inputs = "joint"`: the three of both;
 - output: `logits` float32 [1, labels], and with tokens `pooled` float32 [1, width], the sentence vector.
@@ -16,8 +17,9 @@ import re
 import unicodedata
 import zlib
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +36,11 @@ TOKENIZER_FILE = "tokenizer.json"
 CENTROIDS_FILE = "centroids.npy"
 PADDING = 0
 
+Inputs = Literal["hashed_ngrams", "token_ids", "tokens", "joint"]
+
 _WORDS = re.compile(r"\w+|[^\w\s]")
+_WORDS_KEPT: Final = 1 << 13  # whose character n-grams are remembered: most words of any traffic, some 15 MB
+_LONGEST_KEPT: Final = 32  # characters; what is longer is seldom a word, and seldom comes again
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class StudentSpec:
     student_id: str
     architecture: str
     labels: tuple[str, ...]
-    inputs: Literal["hashed_ngrams", "tokens", "joint"]
+    inputs: Inputs
     temperature: float = 1.0
     max_length: int = 128
     max_features: int = 1024
@@ -93,9 +99,14 @@ class StudentSpec:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: not a usable student description ({error!r}); train the student anew.") from None
-        if spec.inputs not in ("hashed_ngrams", "tokens", "joint") or spec.temperature <= 0 or len(spec.labels) < 2:
+        if spec.inputs not in get_args(Inputs) or spec.temperature <= 0 or len(spec.labels) < 2:
             raise ModelError(f"{path}: inputs, temperature or labels are out of range; train the student anew.")
         return spec
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the graph gives a sentence vector beside the logits."""
+        return self.inputs in ("tokens", "joint")
 
 
 def prepare(text: str) -> str:
@@ -126,14 +137,23 @@ def hashed_features(
     for word in dict.fromkeys(words):
         if len(ids) >= max_features:
             break
-        marked = f"<{word}>"
-        for n in range(ngram.char[0], ngram.char[1] + 1):
-            for i in range(len(marked) - n + 1):
-                # The prefix keeps character n-grams apart from words that are spelled the same.
-                ids[crc32(f"#{marked[i : i + n]}".encode(), hash_seed) % span + 1] = None
+        of = _of_characters if len(word) <= _LONGEST_KEPT else _of_characters.__wrapped__
+        ids.update(of(word, span, hash_seed, ngram.char))
     if not ids:
         return np.array([PADDING], dtype=np.int64)
     return np.fromiter(ids, dtype=np.int64, count=len(ids))[:max_features]
+
+
+@lru_cache(maxsize=_WORDS_KEPT)
+def _of_characters(word: str, span: int, hash_seed: int, lengths: tuple[int, int]) -> dict[int, None]:
+    """The ids of a word's character n-grams, in order. Words come again and again, so they are remembered."""
+    marked = f"<{word}>"
+    # The prefix keeps character n-grams apart from words that are spelled the same.
+    return {
+        zlib.crc32(f"#{marked[i : i + n]}".encode(), hash_seed) % span + 1: None
+        for n in range(lengths[0], lengths[1] + 1)
+        for i in range(len(marked) - n + 1)
+    }
 
 
 def load_tokenizer(path: Path, max_length: int) -> Tokenizer:
@@ -153,7 +173,7 @@ class Featuriser:
     """Turns one text into the inputs of a student's ONNX graph."""
 
     def __init__(self, spec: StudentSpec, tokenizer_path: Path | None = None) -> None:
-        """`tokenizer_path` is needed where `spec.inputs` is `tokens`. Raises `ModelError`."""
+        """`tokenizer_path` is needed for all `spec.inputs` but `hashed_ngrams`. Raises `ModelError`."""
         self._spec = spec
         self._tokenizer: Tokenizer | None = None
         if spec.inputs != "hashed_ngrams":
@@ -163,14 +183,17 @@ class Featuriser:
 
     def ids(self, prepared: str) -> NDArray[np.int64]:
         """Token ids, or feature ids where there are no tokens, int64 [n], of a text that `prepare` has been through."""
-        if self._tokenizer is not None:
+        if self._tokenizer is None:
+            return self._features(prepared, self._spec.max_length)
+        if self._spec.has_vectors:
             return np.array(self._tokenizer.encode(prepared).ids, dtype=np.int64)
-        return self._features(prepared, self._spec.max_length)
+        # Static vectors know no marks of beginning and end.
+        return np.array(self._tokenizer.encode(prepared, add_special_tokens=False).ids or [PADDING], dtype=np.int64)
 
     def inputs(self, prepared: str) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs by name, each int64 [1, n]."""
         ids = self.ids(prepared)[np.newaxis, :]
-        if self._tokenizer is None:
+        if not self._spec.has_vectors:
             return {"features": ids}
         tokens = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         if self._spec.inputs == "tokens":

@@ -50,9 +50,10 @@ def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np
 
 def distribution_of(labels: tuple[str, ...], probabilities: NDArray[np.float64]) -> dict[str, float]:
     """Label to probability, likeliest first, without entries under 0.001. `probabilities`: [labels]."""
-    order = np.argsort(-probabilities, kind="stable")
-    kept = [int(i) for i in order if probabilities[i] >= SMALLEST]
-    return {labels[i]: float(probabilities[i]) for i in kept}
+    kept = np.flatnonzero(probabilities >= SMALLEST)
+    values = probabilities[kept]
+    order = np.argsort(-values, kind="stable")
+    return dict(zip([labels[i] for i in kept[order].tolist()], values[order].tolist(), strict=True))
 
 
 class OnnxStudent:

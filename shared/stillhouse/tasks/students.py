@@ -9,10 +9,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from stillhouse.tasks.distillation import AnyTerm, Feature
 from stillhouse.tasks.section import Section
 
-Architecture = Literal["hashed_ngrams", "cut_encoder", "joint"]
+Architecture = Literal["hashed_ngrams", "static_embeddings", "text_cnn", "cut_encoder", "joint"]
+STATIC: Final = ("static_embeddings", "text_cnn")  # read static vectors of the sentence encoder
+WIDEST_STATIC: Final = 384  # dimensions of the sentence encoder, whose components static vectors are
 # What was measured to work on some thousand short texts; a task file's own values come first.
 _DEFAULTS: Final[dict[str, dict[str, int]]] = {
     "hashed_ngrams": {"dim": 128, "epochs": 12, "batch_size": 64},
+    "static_embeddings": {"dim": 256, "hidden": 512, "epochs": 12, "batch_size": 64},
+    "text_cnn": {"dim": 256, "hidden": 512, "epochs": 12, "batch_size": 64},
     "cut_encoder": {"epochs": 5, "batch_size": 32},
     "joint": {"layers": 6, "dim": 128, "epochs": 5, "batch_size": 32},
 }
@@ -26,7 +30,21 @@ class StudentCandidate(Section):
     buckets: int = Field(
         default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams, joint: rows of the table."
     )
-    dim: int = Field(default=64, ge=8, le=1024, description="hashed_ngrams, joint: embedding width.")
+    dim: int = Field(
+        default=64, ge=8, le=1024, description="All but cut_encoder: embedding width; of static ones at most 384."
+    )
+    filters: int = Field(default=128, ge=8, le=1024, description="text_cnn: filters of each width.")
+    hidden: int = Field(default=0, ge=0, le=4096, description="Units of an MLP head; 0: a linear head.")
+    width: float = Field(
+        default=1.0, ge=0.25, le=1, description="cut_encoder: share of heads and inner neurons kept in every layer."
+    )
+    synthetic: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="static_embeddings, text_cnn: texts made of each recorded one and answered by an "
+        "assistant, a head on the sentence encoder that learns the teacher's answers. The teacher is not asked.",
+    )
     temperature: float = Field(default=2.0, gt=0, description="T of the distillation loss.")
     alpha: float = Field(default=0.2, ge=0, le=1, description="Weight of hard labels; 1 - alpha goes to soft ones.")
     class_alpha: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
@@ -62,6 +80,12 @@ class StudentCandidate(Section):
         if not isinstance(fields, dict):
             return fields
         return _DEFAULTS.get(str(fields.get("architecture")), {}) | fields
+
+    @model_validator(mode="after")
+    def _no_wider_than_the_encoder(self) -> StudentCandidate:
+        if self.architecture in STATIC and self.dim > WIDEST_STATIC:
+            raise ValueError(f"dim of {self.architecture} is at most {WIDEST_STATIC}, the sentence encoder's width")
+        return self
 
     @model_validator(mode="after")
     def _one_recipe(self) -> StudentCandidate:

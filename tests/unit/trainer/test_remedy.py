@@ -57,8 +57,11 @@ def test_what_costs_too_much_is_made_smaller() -> None:
         remedy = remedy_for(TASK, rung, {}, 0, failed(broken("pays", -3.0, 0.0)))
         assert remedy is not None
         assert (remedy.rung, remedy.changes, remedy.variants) == (rung, changes, 1)
-    # Two layers are the fewest, and there is no rung above.
-    assert remedy_for(TASK, 1, {"layers": 2}, 1, failed(broken("pays"))) is None
+    # Two layers are the fewest; then they are made narrower, and there is no rung above.
+    narrower = remedy_for(TASK, 1, {"layers": 2}, 1, failed(broken("pays")))
+    assert narrower is not None
+    assert narrower.changes == {"layers": 2, "width": 0.5}
+    assert remedy_for(TASK, 1, {"layers": 2, "width": 0.5}, 1, failed(broken("pays"))) is None
     both = remedy_for(TASK, 0, {}, 0, failed(broken("pays"), broken("coverage", 0.15, 0.2)))
     assert both is not None
     assert both.rung == 1
@@ -80,6 +83,16 @@ def test_a_verdict_that_stayed_undecided_is_mended_by_what_stayed_open() -> None
     remedy = remedy_for(TASK, 1, {}, 0, event)
     assert remedy is not None
     assert remedy.changes == {"layers": 4}
+
+
+def test_static_students_grow_to_the_encoder_s_width_and_narrow_ones_get_their_width_back_first() -> None:
+    task = make_task(students=({"architecture": "static_embeddings"}, {"architecture": "cut_encoder", "width": 0.5}))
+    alone = make_task(students=({"architecture": "text_cnn"},))
+    assert remedy_for(task, 0, {}, 0, failed(broken("pays"))).changes == {"dim": 128}
+    assert remedy_for(alone, 0, {}, 0, WEAK).changes == {"dim": 384}
+    assert remedy_for(alone, 0, {"dim": 384}, 1, WEAK) is None
+    assert remedy_for(task, 1, {}, 0, WEAK).changes == {"width": 1.0}
+    assert remedy_for(task, 1, {"width": 1.0}, 1, WEAK).changes == {"width": 1.0, "layers": 4}
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
