@@ -12,7 +12,20 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "methods", "tuning", "serving", "bus", "edge", "loop", "recovery")
+ORDER = (
+    "cascade",
+    "gate",
+    "drift",
+    "student",
+    "methods",
+    "schemes",
+    "tuning",
+    "serving",
+    "bus",
+    "edge",
+    "loop",
+    "recovery",
+)
 TITLES = {"edge": "bus: the edge"}
 
 QUESTIONS = {
@@ -21,6 +34,7 @@ QUESTIONS = {
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
     "methods": "Does each distillation objective beat hard labels?",
+    "schemes": "Does it help who teaches, and in which order, beside direct distillation?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",

@@ -356,6 +356,7 @@ def _dropped(draw: Draw, pool: Pool) -> nn.Module:
     return drop_in_steps(draw.encoder(3), _fewer(draw).lesson(ENCODER), "layer", [[0]])
 
 
+HARD = ("hard", "deep3_hard", "cut3_hard", "five_teachers_labels")  # baselines that learn from labels alone
 # name: (kind of student, baselines that it is compared with, how it is made)
 ROWS: dict[str, tuple[str, tuple[str, ...], Made]] = {
     "hard": ("ngrams", (), _hard),
@@ -411,15 +412,7 @@ def run(quick: bool, data: Path | None, rows: Sequence[str] = tuple(ROWS)) -> di
                 kept.write_text(json.dumps(_one(draws[seed], pool, ROWS[name][2])), encoding="utf-8")
             said.setdefault(name, []).append(json.loads(kept.read_text(encoding="utf-8")))
             print(f"seed {seed}: {name} {said[name][-1]}", file=sys.stderr, flush=True)
-    result: dict[str, Any] = {
-        name: {
-            "student": ROWS[name][0] if not name.startswith("ngrams") else "ngrams",
-            "seeds": len(found),
-            **{key: _mean(found, key) for key in ("agreement", "accuracy", "cpu_s")},
-            "against": {base: _difference(found, said[base]) for base in ROWS[name][1] if base in said},
-        }
-        for name, found in said.items()
-    }
+    result: dict[str, Any] = {name: _figures(name, found, said) for name, found in said.items()}
     result["teachers"] = _of_the_teachers(pool)
     packages = ("torch", "numpy")
     result["meta"] = meta.finish(begun, repeats=seeds, quick=quick, data=setting.data, packages=packages)
@@ -456,6 +449,26 @@ def _of_the_teachers(pool: Pool) -> dict[str, Any]:
     return {"accuracy": main, "accuracy_of_each_of_five": singles, "accuracy_of_their_mean": whole}
 
 
+def _figures(name: str, found: list[dict[str, float]], said: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """One row: agreement in the fields that `methods` has too, and its differences from each baseline."""
+    against = {base: _difference(found, said[base]) for base in ROWS[name][1] if base in said}
+    hard = next((base for base in against if base in HARD), None)
+    agreement = _mean(found, "agreement")
+    apart = against[hard]["agreement"] if hard else None
+    return {
+        "metric": "agreement",
+        "student": ROWS[name][0] if not name.startswith("ngrams") else "ngrams",
+        "mean": agreement["mean"],
+        "std": agreement["sd"],
+        "seeds": len(found),
+        "hard_label_baseline_mean": _mean(said[hard], "agreement")["mean"] if hard else None,
+        "difference_ci": [apart["low"], apart["high"]] if apart else None,
+        "accuracy": _mean(found, "accuracy"),
+        "cpu_s": _mean(found, "cpu_s"),
+        "against": against,
+    }
+
+
 def _mean(found: list[dict[str, float]], key: str) -> dict[str, float]:
     values = [one[key] for one in found]
     return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
@@ -487,7 +500,7 @@ def show(result: dict[str, Any]) -> str:
                 [
                     name,
                     of["student"],
-                    percent(of["agreement"]["mean"]),
+                    percent(of["mean"]),
                     percent(of["accuracy"]["mean"]),
                     base or "–",
                     _shown(apart, "agreement"),

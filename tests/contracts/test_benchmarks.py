@@ -34,6 +34,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
         {"hard_labels", "soft_targets", "dkd", "rkd", "hidden_mse", "minilm"},
     ),
+    "schemes": (
+        {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci", "accuracy", "against"},
+        {"hard", "direct", "mutual", "born_again", "curriculum", "token_dropout", "mixup", "five_teachers_averaged"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "serving": (
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},

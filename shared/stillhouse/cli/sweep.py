@@ -45,7 +45,7 @@ def sweep(
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates, at most.")] = None,
     architectures: Annotated[
         str, typer.Option(help="Architectures to choose from, with commas between.")
-    ] = "hashed_ngrams,cut_encoder",
+    ] = "hashed_ngrams,static_embeddings,cut_encoder",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each candidate; the architecture's by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the sweep; from its data and options by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of splits, proposals and training.")] = 0,
@@ -230,7 +230,9 @@ def _show(name: str, found: Sweep, parts: Parts, home: Path) -> None:
 
 def _row(trial: Trial) -> list[object]:
     of = trial.candidate
-    size = f"{of['layers']} layers" if of["architecture"] in ("cut_encoder", "joint") else f"{of['dim']} wide"
+    size = f"{of['dim']} wide"
+    if of["architecture"] in ("cut_encoder", "joint"):
+        size = f"{of['layers']} layers" + (f", {of['width']:g} of each" if of["width"] < 1 else "")
     blend = trial.method in ("blend", "hard_labels")
     terms = {term["kind"]: term for term in of.get("distill", ())}
     alpha = of["alpha"] if blend else terms.get("hard_labels", {}).get("weight", 0.0)

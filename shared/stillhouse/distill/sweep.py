@@ -143,7 +143,9 @@ def _candidate(asked: Any, architectures: Sequence[str], epochs: int | None, see
     fields: dict[str, Any] = {"architecture": architecture, "seed": seed}
     if architecture in ("cut_encoder", "joint"):
         fields["layers"] = asked.suggest_int("layers", 2, 4)
-    if architecture in ("hashed_ngrams", "joint"):
+    if architecture == "cut_encoder":
+        fields["width"] = asked.suggest_categorical("width", [0.5, 0.75, 1.0])
+    else:
         fields["dim"] = 2 ** asked.suggest_int("log2_dim", 5, 8)
     if epochs is not None:
         fields["epochs"] = epochs

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from stillhouse.distill.sweep import METHODS, Parts, _candidate, pareto, sweep
 from stillhouse.models.port import ModelError
+from stillhouse.tasks.students import Architecture
 from tests.unit.distill.toy import LABELS, texts
 
 
@@ -24,9 +27,9 @@ def test_the_front_is_what_nothing_beats() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_and_architecture_is_a_candidate_that_a_task_file_could_name(method) -> None:
     optuna = pytest.importorskip("optuna", reason="optuna is not installed")
-    for architecture in ("hashed_ngrams", "cut_encoder", "joint"):
+    for architecture in get_args(Architecture):
         fixed = {"architecture": architecture, "method": method, "temperature": 3.0, "alpha": 0.25}
-        asked = optuna.trial.FixedTrial(fixed | {"layers": 3, "log2_dim": 6})
+        asked = optuna.trial.FixedTrial(fixed | {"layers": 3, "log2_dim": 6, "width": 0.5})
         candidate, named = _candidate(asked, [architecture], 2, 5)
         assert named == method
         assert (candidate.architecture, candidate.epochs, candidate.seed) == (architecture, 2, 5)
