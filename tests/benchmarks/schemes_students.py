@@ -24,7 +24,7 @@ from stillhouse.distill.schemes.lesson import Lesson
 from stillhouse.distill.training import inputs_of
 from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 
-BUCKETS, DIM = 1 << 17, 128
+BUCKETS, DIM = 1 << 17, 64
 NGRAM = {"epochs": 12, "rate": 1e-2, "batch_size": 64}
 ENCODER = {"epochs": 4, "rate": 3e-4, "batch_size": 32}
 

@@ -39,6 +39,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"texts_per_cpu_s", "bytes", "nearest_label", "rank_correlation"},
         {"teacher", "stillhouse_static", "stillhouse_cut3"},
     ),
+    "schemes": (
+        {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci", "accuracy", "against"},
+        {"hard", "direct", "mutual", "born_again", "curriculum", "token_dropout", "mixup", "five_teachers_averaged"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "methods_writing": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},

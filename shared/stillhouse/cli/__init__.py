@@ -22,6 +22,7 @@ from stillhouse.cli import (
     operating,
     requests,
     review,
+    sweep,
     topics,
     watching,
 )
@@ -52,7 +53,7 @@ for _panel, _commands in {
     "Before money is spent": (advise.advise,),
     "Students": (analyze.analyze, design.design, export.export),
     "What happens": (watching.routes, watching.alerts),
-    "Orders": (operating.train, erase.erase),
+    "Orders": (operating.train, sweep.sweep, erase.erase),
     "Documents": (documents.docs,),
 }.items():
     for _command in _commands:

@@ -73,6 +73,8 @@ class Curriculum:
         if not 0.0 < length <= 1.0:
             raise ValueError(f"a curriculum cannot take {length:g} of training; give a share above 0, at most 1")
         competence(0.0, start, power)
+        # Rounded: texts that are equally hard but for float32's last digit come together, whatever their label.
+        difficulty = np.round(difficulty.astype(np.float64), 6)
         # The empirical distribution function: the share of texts that are no harder.
         ranks = np.searchsorted(np.sort(difficulty), difficulty, side="right") / len(difficulty)
         return cls(ranks, start, power, length)

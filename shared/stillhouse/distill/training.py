@@ -29,6 +29,7 @@ from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_sourc
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.fitting import PATIENCE, mixed, schedule, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
+from stillhouse.distill.pacing import Pacing, of_places
 from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.static_embeddings import StaticEmbeddings, token_vectors
 from stillhouse.distill.teaching import Teaching
@@ -140,6 +141,7 @@ def train(
         rate = candidate.learning_rate or rate
         if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
+        pacing = Pacing(candidate, soft.numpy())
         taught: Teaching | None = None
         learning: nn.Module = module
         if candidate.distill:
@@ -167,11 +169,14 @@ def train(
             torch.manual_seed(mixed(seed, state.epoch))
             learning.train()
             step, total = state.epoch * math.ceil(len(seen) / candidate.batch_size), 0.0
-            for batch in batches(seen, candidate.batch_size, mixed(seed, state.epoch)):
+            places, shown_now = pacing.taught(state.epoch), pacing.thinned(seen, mixed(seed, state.epoch))
+            paced = seen if places is None else [seen[i] for i in places]
+            for batch in of_places(places, batches(paced, candidate.batch_size, mixed(seed, state.epoch))):
+                done = step / steps
                 step += 1
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule(step, steps)
-                inputs = inputs_of([seen[i] for i in batch], tokens)
+                inputs = inputs_of([shown_now[i] for i in batch], tokens)
                 if taught is not None:
                     loss = taught.loss(batch, inputs)
                 else:
@@ -180,8 +185,8 @@ def train(
                         said[0] if tokens else said,
                         soft[batch],
                         hard[batch],
-                        candidate.temperature,
-                        alphas if isinstance(alphas, float) else alphas[batch],
+                        pacing.temperature(done),
+                        pacing.alpha(done) if isinstance(alphas, float) else alphas[batch],
                         None if weights is None else weights[batch],
                     )
                 optimizer.zero_grad()

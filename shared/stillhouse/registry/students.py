@@ -32,6 +32,7 @@ STUDENT_TAG: Final = "stillhouse.student_id"
 ERASED_TAG: Final = "stillhouse.trained_on_erased"
 EVALUATED_TAG: Final = "stillhouse.evaluation_id"
 LONGEST_VALUE: Final = 5000  # characters; MLflow refuses tags beyond 8,000 and parameters beyond 6,000
+TRIAL_TAG: Final = "stillhouse.sweep_trial"
 METRICS_AT_ONCE: Final = 1000  # MLflow refuses more in one call
 
 
@@ -160,6 +161,28 @@ def log_evaluation(home: Path, *, evaluated: StudentEvaluated, report: Path | No
         if report is not None and report.exists():
             client.log_artifact(run_id, str(report))
         client.set_terminated(run_id, "FINISHED", end_time=began)
+        return run_id
+
+
+def log_sweep_trial(
+    home: Path, *, sweep: str, number: int, parameters: Mapping[str, Any], metrics: Mapping[str, float]
+) -> str:
+    """Log one candidate of a sweep as a run of the experiment `sweep~<sweep>`, once for each number; give its id."""
+    with _client(home) as client:
+        from mlflow.entities import Metric, Param
+
+        experiment = _experiment(client, f"sweep/{sweep}", home)
+        found = client.search_runs([experiment], f"tags.`{TRIAL_TAG}` = '{number}'", max_results=1)
+        if found and found[0].info.status == "FINISHED":
+            return str(found[0].info.run_id)
+        run = found[0] if found else client.create_run(experiment, tags={TRIAL_TAG: str(number)}, run_name=str(number))
+        run_id, began = str(run.info.run_id), int(run.info.start_time)
+        client.log_batch(
+            run_id,
+            params=[Param(key, str(value)[:LONGEST_VALUE]) for key, value in parameters.items()],
+            metrics=[Metric(key, float(value), began, 0) for key, value in metrics.items() if _is_number(value)],
+        )
+        client.set_terminated(run_id, "FINISHED")
         return run_id
 
 

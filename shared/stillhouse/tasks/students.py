@@ -59,6 +59,15 @@ class StudentCandidate(Section):
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
     seed: int = 0
+    temperature_end: float | None = Field(default=None, gt=0, description="T goes there over training; None: it stays.")
+    alpha_end: float | None = Field(default=None, ge=0, le=1, description="alpha goes there; None: it stays.")
+    schedule: Literal["linear", "cosine"] = Field(default="linear", description="How temperature and alpha go there.")
+    curriculum: Literal["none", "confidence"] = Field(
+        default="none", description="confidence: texts that the teacher is sure of come first."
+    )
+    token_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of each text's features or tokens that an epoch leaves out."
+    )
     variants: int = Field(
         default=2,
         ge=0,
@@ -75,9 +84,11 @@ class StudentCandidate(Section):
 
     @model_validator(mode="after")
     def _one_recipe(self) -> StudentCandidate:
+        if self.class_alpha and self.alpha_end is not None:
+            raise ValueError("alpha_end says nothing beside class_alpha; remove one of the two")
         if not self.distill:
             return self
-        for name in ("alpha", "class_alpha", "temperature"):
+        for name in ("alpha", "class_alpha", "temperature", "alpha_end", "temperature_end"):
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name} says nothing beside [[student.distill]]; move it into the terms")
         for term in self.distill:

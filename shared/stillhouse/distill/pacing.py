@@ -1,0 +1,61 @@
+"""What a candidate wants of an epoch beside its loss: which texts, how much of each, at which temperature and alpha.
+
+Every draw follows from the run's seed and the epoch, so a run that was stopped goes on to the same student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stillhouse.distill.augmentation.token_dropout import drop_tokens
+from stillhouse.distill.curriculum import Curriculum, by_teacher_confidence
+from stillhouse.distill.schedules import Schedule
+from stillhouse.tasks.students import StudentCandidate
+
+
+class Pacing:
+    """The pace of one run: `candidate`'s curriculum, token dropout, and schedules of temperature and alpha."""
+
+    def __init__(self, candidate: StudentCandidate, soft: NDArray[np.float32]) -> None:
+        """`soft` [n, labels]: the teacher's probabilities of the texts that teach."""
+        self._share = candidate.token_dropout
+        self._curriculum = Curriculum.of(by_teacher_confidence(soft)) if candidate.curriculum == "confidence" else None
+        self._epochs = candidate.epochs
+        ends = (candidate.temperature_end, candidate.alpha_end)
+        self._temperature, self._alpha = (
+            Schedule(start, start if end is None else end, candidate.schedule)
+            for start, end in zip((candidate.temperature, candidate.alpha), ends, strict=True)
+        )
+
+    def taught(self, epoch: int) -> NDArray[np.int64] | None:
+        """Places of the texts that teach in `epoch` (from 0), repeated to fill it; None: each once."""
+        if self._curriculum is None:
+            return None
+        return np.concatenate(self._curriculum.batches(epoch / self._epochs, len(self._curriculum.ranks), epoch))
+
+    def thinned(self, texts: Sequence[NDArray[Any]], seed: int) -> Sequence[NDArray[Any]]:
+        """`texts` as one epoch shows them, each with some of its features, tokens or states left out."""
+        if not self._share:
+            return texts
+        random = np.random.default_rng([seed, 1])
+        return [drop_tokens(text, self._share, random) for text in texts]
+
+    def temperature(self, done: float) -> float:
+        """T after the share `done` of training."""
+        return self._temperature.at(done)
+
+    def alpha(self, done: float) -> float:
+        """The weight of hard labels after the share `done` of training."""
+        return self._alpha.at(done)
+
+
+def of_places(places: NDArray[np.int64] | None, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """`batches` of places among `places` as batches of what these are; as they come for None."""
+    for batch in batches:
+        yield batch if places is None else torch.from_numpy(places[batch.numpy()])
