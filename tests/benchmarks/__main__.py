@@ -11,7 +11,20 @@ from typing import Any
 from tests.benchmarks import page
 from tests.benchmarks.report import QUICK_RESULTS, RESULTS, write_result
 
-NAMES = ("cascade", "gate", "drift", "student", "tuning", "serving", "bus", "edge", "loop", "recovery")
+NAMES = (
+    "cascade",
+    "gate",
+    "drift",
+    "student",
+    "export",
+    "design",
+    "tuning",
+    "serving",
+    "bus",
+    "edge",
+    "loop",
+    "recovery",
+)
 SHORT = ("gate", "drift", "student", "bus")
 
 

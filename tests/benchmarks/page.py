@@ -12,7 +12,20 @@ from tests.benchmarks.meta import ROOT
 from tests.benchmarks.report import RESULTS, table
 
 PAGE = ROOT / "tests" / "benchmarks" / "README.md"
-ORDER = ("cascade", "gate", "drift", "student", "tuning", "serving", "bus", "edge", "loop", "recovery")
+ORDER = (
+    "cascade",
+    "gate",
+    "drift",
+    "student",
+    "export",
+    "design",
+    "tuning",
+    "serving",
+    "bus",
+    "edge",
+    "loop",
+    "recovery",
+)
 TITLES = {"edge": "bus: the edge"}
 
 QUESTIONS = {
@@ -20,6 +33,8 @@ QUESTIONS = {
     "gate": "How many teacher calls does a verdict cost, and how often is it wrong?",
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
+    "export": "Does a student answer the same on phones, devices and in browsers, and what does it cost there?",
+    "design": "Do the predictions of `stillhouse design` hold for the students that are then trained?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "serving": "What does a student that writes cost in vLLM, as it is and quantised, and how often does it agree?",
     "bus": "What does the router cost beyond the model call, on the Kafka path?",

@@ -30,6 +30,14 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"texts_per_cpu_s", "p50_ms_batch1", "bytes", "agreement", "accuracy"},
         {"teacher", "stillhouse_hashed_ngrams", "tfidf_lr"},
     ),
+    "export": (
+        {"bytes", "agreement_with_torch", "max_abs_logit_difference", "n_compared", "not_verified"},
+        {"stillhouse_onnx", "stillhouse_web", "stillhouse_litert_int8", "stillhouse_executorch_int8"},
+    ),
+    "design": (
+        {"ms_predicted", "ms", "bytes_predicted", "bytes", "agreement_predicted", "agreement"},
+        {"stillhouse_cut2", "stillhouse_cut3"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "serving": (
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},
