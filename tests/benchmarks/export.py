@@ -52,16 +52,14 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     places = np.random.default_rng(0).permutation(len(texts))[: 200 if quick else COUNT]
     texts = [texts[i] for i in places]
     artefact = student(setting)
-    program = artefact.with_suffix(".pt2")
+    program, exports = artefact.with_suffix(".pt2"), artefact.parent / "exports"
     result: dict[str, Any] = {"torch": _torch(artefact, program, texts)}
     failed: dict[str, str] = {}
     for target, precision in EXPORTS:
         name = f"stillhouse_{target}" + ("" if target in ("onnx", "web") else f"_{precision}")
         print(f"{name} ...", file=sys.stderr)
         try:
-            report = export_for(
-                target, artefact, texts, artefact.parent / "exports", precision=precision, program=program
-            )
+            report = export_for(target, artefact, texts, exports, precision=precision, program=program)
         except ModelError as error:
             failed[name] = str(error)
             continue
