@@ -1,9 +1,10 @@
 """BERT-large to a phone: `python deploy/examples/bert_large_to_mobile.py [--small] [--out DIR]`.
 
 The teacher has BERT-large's shape (24 layers, 1,024 wide): 334 million weights, 1.3 GB in 32 bits and about 340 MB in
-8, which is the size that "the 340 MB model" speaks of. Its weights are random, since none can be downloaded here: sizes, times
-and the way are real, its answers mean nothing. So the agreement that is printed says how well a small model imitates a
-random function, and not how good a student of a real BERT-large would be. With real weights, load them into `teacher`.
+8, which is the size that "the 340 MB model" speaks of. Its weights are random, since none can be downloaded here:
+sizes, times and the way are real, its answers mean nothing. So the agreement that is printed says how well a small
+model imitates a random function, and not how good a student of a real BERT-large would be. With real weights, load them
+into `teacher`.
 
 The student has TinyBERT-4's shape (4 layers, 312 wide; Jiao et al. 1909.10351), learns the teacher's soft answers
 (Hinton et al. 1503.02531), and is exported as int8: for ONNX Runtime always, for LiteRT (Android) where `stillhouse env

@@ -83,11 +83,8 @@ def straight_through(x: Tensor, scale: Tensor, levels: int) -> Tensor:
     """
     if levels < 1:
         raise ModelError(f"{levels} levels cannot hold a number; int8 has 127.")
-    try:
-        fits = torch.broadcast_shapes(x.shape, scale.shape) == x.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    sizes = list(x.shape)[max(0, x.dim() - scale.dim()) :]
+    if scale.dim() > x.dim() or any(one not in (1, size) for one, size in zip(scale.shape, sizes, strict=True)):
         raise ModelError(f"Scales {list(scale.shape)} do not fit values {list(x.shape)}; give one a row, or one.")
     rounded: Tensor = _StraightThrough.apply(x, scale, levels)  # type: ignore[no-untyped-call]
     return rounded
@@ -119,8 +116,7 @@ def rounded(module: nn.Module, levels: int = WEIGHT_LEVELS) -> Iterator[list[str
             hook.remove()
         for _, layer in found:
             # The weights underneath, and not the rounded ones: rounding is the export's to do.
-            original = layer.parametrizations["weight"].original  # type: ignore[index]
-            learned = original.detach().clone()
+            learned = dict(layer.named_parameters())["parametrizations.weight.original"].detach().clone()
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             with torch.no_grad():
                 layer.weight.copy_(learned)
