@@ -188,10 +188,10 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / MODEL_FILE
         program.save(str(plain), external_data=False)
-        _quantise_matrices(plain, path)
+        quantise_matrices(plain, path)
 
 
-def _quantise_matrices(source: Path, target: Path) -> None:
+def quantise_matrices(source: Path, target: Path) -> None:
     """Dynamic int8 of every MatMul by a constant. Weights keep 7 bits: processors without VNNI add pairs of u8 * s8
     products in 16 bits, where 8-bit weights saturate and answers would depend on the machine.
     """
