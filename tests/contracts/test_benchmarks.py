@@ -43,6 +43,14 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci", "accuracy", "against"},
         {"hard", "direct", "mutual", "born_again", "curriculum", "token_dropout", "mixup", "five_teachers_averaged"},
     ),
+    "export": (
+        {"bytes", "agreement_with_torch", "max_abs_logit_difference", "n_compared", "not_verified"},
+        {"stillhouse_onnx", "stillhouse_web", "stillhouse_litert_int8", "stillhouse_executorch_int8"},
+    ),
+    "design": (
+        {"ms_predicted", "ms", "bytes_predicted", "bytes", "agreement_predicted", "agreement"},
+        {"stillhouse_cut2", "stillhouse_cut3"},
+    ),
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "methods_writing": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from services.trainer.job import _data
 from stillhouse.bus.jobs import write_json
+from stillhouse.distill.targets.program import program_path
 from stillhouse.events import follow_id
 from stillhouse.store import Store
 from stillhouse.store.redaction import input_hash
@@ -88,3 +89,6 @@ def test_changes_reach_the_student(home) -> None:
     assert (folder / "result.json").exists()
     [newest, *_] = sorted((folder / "checkpoints").glob("epoch-*"), reverse=True)
     assert load_file(newest)["weights.table.weight"].shape[1] == 24
+    # What can be exported to other targets is kept beside the artefact that serves.
+    [artefact] = (home / "artefacts").iterdir()
+    assert program_path(artefact).is_file()

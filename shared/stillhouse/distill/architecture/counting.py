@@ -116,7 +116,7 @@ def weight_bytes(shape: EncoderShape, matrix_bits: int = 8, table_bits: int = 8)
     """Bytes of the weights, biases and norms in 32 bits; int8 has one 32-bit scale a row or column.
 
     >>> weight_bytes(EncoderShape(1, 8, 16, 2, vocabulary=10, positions=4, labels=3), 32, 32)
-    3356
+    3084
     """
     rows = shape.vocabulary
     matrices = shape.layers * (4 * shape.width * shape.inner + 2 * shape.width * shape.ffn) + shape.width * shape.labels

@@ -6,7 +6,6 @@ rows, float32 otherwise.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from stillhouse.distill.architecture.counting import EncoderShape
+from stillhouse.distill.export import quantise_matrices
 from stillhouse.models.student import open_session
 
 OPSET: Final = 20
@@ -88,25 +88,10 @@ def write(shape: EncoderShape, path: Path, *, seed: int = 0, int8: bool = True) 
     if not int8:
         onnx.save(model, str(path))
         return
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)  # it recommends a pre-processing that this graph does not need
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            plain = Path(scratch) / "plain.onnx"
-            onnx.save(model, str(plain))
-            quantize_dynamic(
-                str(plain),
-                str(path),
-                op_types_to_quantize=["MatMul"],
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-            )
-    finally:
-        root.setLevel(before)
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "plain.onnx"
+        onnx.save(model, str(plain))
+        quantise_matrices(plain, path)
 
 
 def latency_ms(path: Path, length: int, *, repeats: int = 30) -> float:

@@ -23,6 +23,7 @@ def convert(job: dict[str, Any]) -> None:
     import torch
 
     module = torch.export.load(job["program"]).module()
+    _index_integers(module)
     example = tuple(torch.ones(1, int(job["lengths"][name]), dtype=torch.long) for name in job["names"])
     plain = job["out"] + ".fp32" if job["precision"] == "int8" else job["out"]
     litert_torch.convert(module, example).export(plain)
@@ -33,6 +34,21 @@ def convert(job: dict[str, Any]) -> None:
         quantiser.load_quantization_recipe(recipe.dynamic_wi8_afp32())
         quantiser.quantize().export_model(job["out"], overwrite=True)
         os.unlink(plain)
+
+
+def _index_integers(module: Any) -> None:
+    """Look rows up in tables of integers by indexing: LiteRT's embedding lookup takes tables of floats alone."""
+    import torch
+
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.aten.embedding.default or node.args[0].meta["val"].dtype.is_floating_point:
+            continue
+        with module.graph.inserting_before(node):
+            rows = module.graph.call_function(torch.ops.aten.index.Tensor, (node.args[0], [node.args[1]]))
+        rows.meta = dict(node.meta)
+        node.replace_all_uses_with(rows)
+        module.graph.erase_node(node)
+    module.recompile()
 
 
 def load(path: str) -> Callable[[Sequence[Any]], Any]:

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stillhouse.distill.export import NAMES
 from stillhouse.distill.training import TrainedStudent
 from stillhouse.models.port import ModelError
 
-NAMES: Final = {"tokens": ("input_ids", "attention_mask"), "joint": ("features", "input_ids", "attention_mask")}
 SHORTEST: Final = 2  # torch.export takes a length of 1 for a constant
 SUFFIX: Final = ".pt2"
 
@@ -31,10 +31,10 @@ def program_path(artefact: Path) -> Path:
 
 def save_program(trained: TrainedStudent, path: Path) -> None:
     """Write the trained module, its inputs int64 [1, n] of any length, to `path` at once. Raises `OSError`."""
-    names = NAMES.get(trained.spec.inputs, ("features",))
+    names = NAMES[trained.spec.inputs]
     length = torch.export.Dim("length", min=SHORTEST, max=trained.spec.max_length)
     features = length
-    if len(names) == 3:
+    if trained.spec.inputs == "joint":
         features = torch.export.Dim("features", min=SHORTEST, max=trained.spec.max_features)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
