@@ -33,7 +33,8 @@ def check(line: str) -> None:
     while hasattr(command, "commands"):  # a group; Typer has its own classes for them
         if command.invoke_without_command and (not words or words[0].startswith("-")):
             break  # one that is a command itself
-        if words and words[0] not in command.commands and hasattr(command, "default"):
+        unnamed = words[0] not in command.commands if words else not command.no_args_is_help
+        if unnamed and hasattr(command, "default"):
             words = [command.default, *words]
         found = command.commands.get(words[0] if words else "")
         assert found is not None, f"{line!r}: there is no such command"

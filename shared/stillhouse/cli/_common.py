@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,17 @@ OneTask = Annotated[str | None, typer.Option("--task", help="Only this task; all
 Tenant = Annotated[str, typer.Option(help="Owner of the task.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
+
+
+class ShowByDefault(TyperGroup):
+    """A group whose command `show` need not be named: `gate STUDENT` is `gate show STUDENT`."""
+
+    default = "show"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: typer carries a click of its own
+        if args[0] not in (*self.commands, "--help") if args else not self.no_args_is_help:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
 
 def fail(sentence: str, code: int = 1) -> NoReturn:

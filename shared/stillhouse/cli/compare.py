@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from stillhouse.cli._common import HOME, AsJson, Home, console, fail, percent, show_json, show_table
+from stillhouse.cli._common import HOME, AsJson, Home, ShowByDefault, console, fail, percent, show_json, show_table
 from stillhouse.cli.watching import students as show
 
 if TYPE_CHECKING:
@@ -21,17 +20,8 @@ FEWEST_IN_SLICE = 20
 LONG = (5, 12)  # words: short texts have at most the first, long ones more than the second
 
 
-class _ShowByDefault(TyperGroup):
-    """`students` and `students --task T` are `students show`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: typer carries a click of its own
-        if not args or (args[0] not in self.commands and args[0] != "--help"):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_ShowByDefault,
+    cls=ShowByDefault,
     help="Every student and how far it came (students), and two of them side by side (students compare A B).",
 )
 app.command(name="show", help="Show every student; `students` does the same.")(show)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from stillhouse.cli._common import (
     HOME,
     TASKS,
     AsJson,
     Home,
+    ShowByDefault,
     TasksFolder,
     Tenant,
     console,
@@ -34,19 +34,8 @@ if TYPE_CHECKING:
 EXIT_CODES = {"passed": 0, "failed": 1, "undecided": 2}  # 3: the cases could not be judged
 
 
-class _ShowByDefault(TyperGroup):
-    """`gate STUDENT` is `gate show STUDENT`."""
-
-    default = "show"
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: typer carries a click of its own
-        if args and args[0] not in self.commands and args[0] not in ("--help",):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_ShowByDefault,
+    cls=ShowByDefault,
     no_args_is_help=True,
     help="What the gates said about a student (gate STUDENT), and the gate of a file of cases (gate evaluate FILE).",
 )
