@@ -37,8 +37,8 @@ TOP = f"{LAYER}.5"
 class Classroom:
     """A fitted teacher and its answers: `pool` texts teach, `test` texts judge.
 
-    `logits` float32 [pool, labels] are calibrated, `hard` int64 [pool] and `said` int64 [test] the teacher's labels,
-    `truth` int64 [test] the data's.
+    `logits` float32 [pool, labels] are calibrated, `said` int64 [test] the teacher's labels, `truth` int64 [test] the
+    data's.
     """
 
     name: str
@@ -47,22 +47,17 @@ class Classroom:
     pool: list[str]
     test: list[str]
     logits: Tensor
-    hard: Tensor
     said: NDArray[np.int64]
     truth: NDArray[np.int64]
     learnt: int
     ids: list[Ids]
     test_ids: list[Ids]
 
-    def __post_init__(self) -> None:
-        self._lower: dict[int, tuple[list[Ids], list[Ids]]] = {}
-
-    def lower(self, layers: int) -> tuple[list[Ids], list[Ids]]:
-        """What a student of so many layers reads in the place of ids, pool and test; kept for the depth asked last."""
-        if layers not in self._lower:
-            module = CutEncoder(layers, 1)
-            self._lower = {layers: (lower_states(module, self.ids), lower_states(module, self.test_ids))}
-        return self._lower[layers]
+    @cached_property
+    def lower(self) -> tuple[list[Ids], list[Ids]]:
+        """What a student reads in the place of ids, which its lower layer made of them: pool and test."""
+        module = CutEncoder(LAYERS, 1)
+        return lower_states(module, self.ids), lower_states(module, self.test_ids)
 
     @cached_property
     def encoder(self) -> EncoderSide:
@@ -86,40 +81,20 @@ def lesson(room: Classroom, seed: int) -> Lesson:
     return Lesson(room, seed, np.random.default_rng(seed).permutation(len(room.pool))[: room.learnt])
 
 
-def new_student(room: Classroom, seed: int, layers: int = LAYERS) -> CutEncoder:
-    """A student that has learnt nothing; the same for the same seed."""
-    torch.manual_seed(seed)
-    return CutEncoder(layers, len(room.labels))
-
-
-def learn(
-    of: Lesson,
-    terms: Sequence[AnyTerm],
-    *,
-    layers: int = LAYERS,
-    logits: Tensor | None = None,
-    student: CutEncoder | None = None,
-    epochs: int = EPOCHS,
-) -> CutEncoder:
-    """A student that learnt from the lesson's texts by a recipe.
-
-    `logits` [pool, labels] stand for the teacher's where given (of an assistant, of an ensemble), and their likeliest
-    label for its label; `student` is changed and given back, else it is a new one.
-    """
+def learn(of: Lesson, terms: Sequence[AnyTerm]) -> CutEncoder:
+    """A student that learnt from the lesson's texts by a recipe; the same for the same seed."""
     room = of.room
-    given = room.logits if logits is None else logits
-    hard = given.argmax(dim=-1)
-    states, places = room.lower(layers)[0], torch.from_numpy(of.places)
-    seen = [states[i] for i in of.places]
+    seen, places = [room.lower[0][i] for i in of.places], torch.from_numpy(of.places)
     with torch_set_up(1):
-        module = student or new_student(room, of.seed, layers)
+        torch.manual_seed(of.seed)
+        module = CutEncoder(LAYERS, len(room.labels))
         taught = Teaching(
             terms,
             module,
             room.labels,
             [room.pool[i] for i in of.places],
-            given[places].softmax(dim=-1),
-            hard[places],
+            room.logits[places].softmax(dim=-1),
+            room.logits[places].argmax(dim=-1),
             None,
             inputs_of(seen[:2], tokens=True),
             room.encoder.among(of.places.tolist(), ()) if any(of_encoder(term) for term in terms) else None,
@@ -129,7 +104,7 @@ def learn(
             learning,
             lambda epoch, seed: list(batches(seen, BATCH, seed)),
             lambda batch, done: taught.loss(batch, inputs_of([seen[i] for i in batch], tokens=True)),
-            epochs=epochs,
+            epochs=EPOCHS,
             rate=RATE,
             rate_of=lambda name: HEAD_RATES["cut_encoder"] if name.startswith("student.head") else 1.0,
             seed=of.seed,
@@ -137,14 +112,9 @@ def learn(
     return module
 
 
-def judged_logits(of: Lesson, module: nn.Module, layers: int = LAYERS) -> NDArray[np.float32]:
+def judged_logits(of: Lesson, module: nn.Module) -> NDArray[np.float32]:
     """What a student says of the test texts, float32 [test, labels]."""
-    return predict(module, of.room.lower(layers)[1], tokens=True)
-
-
-def pool_logits(of: Lesson, module: nn.Module, layers: int = LAYERS) -> Tensor:
-    """What a student says of the pool, float32 [pool, labels]: an assistant's answers, or a generation's."""
-    return torch.from_numpy(predict(module, of.room.lower(layers)[0], tokens=True))
+    return predict(module, of.room.lower[1], tokens=True)
 
 
 def open_room(rows: Data, home: Path, *, learnt: int = LEARNT, test: int = TEST) -> Classroom:
@@ -183,7 +153,6 @@ def open_room(rows: Data, home: Path, *, learnt: int = LEARNT, test: int = TEST)
         pool=[row.text for row in pool],
         test=[row.text for row in judged],
         logits=logits,
-        hard=logits.argmax(dim=-1),
         said=said,
         truth=np.array([index[row.label] for row in judged]),
         learnt=min(learnt, len(pool)),
