@@ -180,3 +180,18 @@ def test_a_class_alpha_names_labels_of_the_task(tmp_path) -> None:
     for line, sentence in (("{ c = 0.9 }", "'c', which is not in labels"), ("{ a = 2 }", "less than or equal to 1")):
         with pytest.raises(TaskFileError, match=sentence):
             load_task(write(tmp_path, GOOD + f"class_alpha = {line}\n"))
+
+
+def test_what_teaches_is_a_table_of_its_own(tmp_path) -> None:
+    task = load_task(write(tmp_path, WRITES + "[data]\nteacher = 25000\npolicy = 2000\ngrounded = true\n"))
+    assert (task.data.teacher, task.data.human, task.data.policy) == (25000, None, 2000)
+    with pytest.raises(TaskFileError, match=r"t\.toml: data\.polcy: there is no such key"):
+        load_task(write(tmp_path, WRITES + "[data]\npolcy = 2000\n"))
+
+
+def test_a_rung_with_a_local_teacher_says_what_it_lacks(tmp_path) -> None:
+    rung = '[[student]]\narchitecture = "causal_lm"\nbase = "b"\nobjective = "jsd"\nkeep_layers = 12\n'
+    with pytest.raises(TaskFileError, match="objective jsd needs teacher_model"):
+        load_task(write(tmp_path, WRITES + rung))
+    [student] = load_task(write(tmp_path, WRITES + rung + 'teacher_model = "t"\ntop_k = 20\n')).students
+    assert (student.top_k, student.pruned) == (20, True)
