@@ -56,7 +56,12 @@ def test_a_command_is_accepted(path, line) -> None:
 def test_commands_are_found_and_bad_ones_refused() -> None:
     text = "`stillhouse\nstatus` and\n\n   ```\n   stillhouse routes  # why\n   ```\n\nno `stillhouse_metric`"
     assert commands(text) == ["stillhouse routes  # why", "stillhouse status"]
-    for bad in ("stillhouse rotues", "stillhouse route", "stillhouse routes --tsk x", "stillhouse train --reason x"):
+    for bad in (
+        "stillhouse rotues",
+        "stillhouse route",
+        "stillhouse routes --tsk x",
+        "stillhouse dlq replay --all --reason x",
+    ):
         with pytest.raises(AssertionError, match="stillhouse"):
             check(bad)
     assert len(FOUND) > 60

@@ -34,7 +34,7 @@ class StaticEmbeddings(nn.Module):
     hidden units, and 0.797 with hashed pairs of words learnt beside them: they say more of the texts that taught.
 
     >>> vectors = torch.eye(4)
-    >>> student = StaticEmbeddings([np.array([1, 2])], vectors, labels=2)
+    >>> student = StaticEmbeddings([np.array([1, 2])], vectors, labels=2).eval()
     >>> tuple(student(torch.tensor([[1, 2, 3, 0], [3, 0, 0, 0]])).shape)
     (2, 2)
     """
