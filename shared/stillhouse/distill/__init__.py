@@ -2,7 +2,7 @@
 
 A library of its own: `from stillhouse import distill`. What is used most is named here; the rest is one file a method:
 
-- `response`, `features`, `relations`: objectives, on answers, on hidden layers, and between texts; `recipe` weighs several
+- `response`, `features`, `relations`: objectives on answers, on hidden layers, between texts; `recipe` weighs several
 - `schemes`: who teaches whom: ensembles, mutual learning, born-again, deeper layers, assistants
 - `fitting`: the training loop; `schedules`, `curriculum`, `augmentation`, `selection`, `replay`: what goes into it
 - `training`, `export`: classifiers, from recorded answers to the artefact that serves; `sweep` searches them
