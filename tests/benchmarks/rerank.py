@@ -40,11 +40,20 @@ MAIN, KEPT, KEPT_TOKENS = "stillhouse_bi_encoder", "stillhouse_kept", 96
 COLD_OF = "cold"
 COLD = 3  # chunks on which vectors are computed anew, which changes no score
 TEACHER = RerankerStudent(
-    architecture="cross_encoder", layers=6, learn_layers=2, max_tokens=128, epochs=2, alpha=1.0, quantization="none"
+    architecture="cross_encoder",
+    layers=6,
+    learn_layers=2,
+    max_tokens=128,
+    epochs=2,
+    alpha=1.0,
+    learning_rate=2e-5,
+    quantization="none",
 )
 STUDENTS = {
-    MAIN: RerankerStudent(architecture="bi_encoder", max_tokens=48, epochs=2, learn_layers=1),
-    "stillhouse_cross_encoder": RerankerStudent(architecture="cross_encoder", max_tokens=64, epochs=2, learn_layers=1),
+    MAIN: RerankerStudent(architecture="bi_encoder", max_tokens=48, epochs=2, learn_layers=1, learning_rate=5e-5),
+    "stillhouse_cross_encoder": RerankerStudent(
+        architecture="cross_encoder", max_tokens=64, epochs=2, learn_layers=1, learning_rate=5e-5
+    ),
 }
 HEADINGS = (
     "system",

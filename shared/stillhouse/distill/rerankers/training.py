@@ -1,7 +1,8 @@
 """Trains one reranker on lists. Deterministic, and resumed from its checkpoints when it was killed on the way.
 
 AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay, some lists a step. What the layers that do
-not learn make of a text is computed once. The epoch with the smallest loss on `select` is kept.
+not learn make of a text is computed once. The epoch with the smallest loss on `select` is kept; where training only
+makes it worse, that is the state before the first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from stillhouse.models.rerank_student import RerankSpec, load_reranker_tokenizer
 from stillhouse.models.rerank_text import Lexicon, Read
 from stillhouse.tasks.rerankers import RerankerStudent
 
-RUN_VERSION: Final = 1  # part of a run's name: raise it when the same data and seed would give another reranker
+RUN_VERSION: Final = 2  # part of a run's name: raise it when the same data and seed would give another reranker
 RATE: Final = 1e-4
 HEAD_RATE: Final = 10.0  # times the rate
 DECAY: Final = 0.01
@@ -121,6 +122,15 @@ def train_reranker(
         state = checkpoints.resume(module, optimizer)
         states = _lower_states(module, shown) if state.epoch < candidate.epochs else {}
         earlier, started = state.seconds, time.monotonic()
+
+        def loss_of_select() -> float:
+            module.eval()
+            with torch.no_grad():
+                return sum(float(_loss(module, one, states, candidate)) for one in chosen) / len(chosen)
+
+        if state.epoch == 0:
+            state.best_loss = loss_of_select()
+            checkpoints.save(state, module, optimizer)
         per_epoch = math.ceil(len(seen) / candidate.batch_size)
         while state.epoch < candidate.epochs and state.epoch - state.best_epoch < PATIENCE:
             begun, total, step = time.monotonic(), 0.0, state.epoch * per_epoch
@@ -140,9 +150,7 @@ def train_reranker(
             speed = len(seen) / (time.monotonic() - begun)
             if not math.isfinite(total):
                 raise ModelError(f"Training diverged in epoch {state.epoch + 1}; set a learning_rate below {rate:g}.")
-            module.eval()
-            with torch.no_grad():
-                select_loss = sum(float(_loss(module, one, states, candidate)) for one in chosen) / len(chosen)
+            select_loss = loss_of_select()
             state.epoch += 1
             state.seconds = earlier + time.monotonic() - started
             if select_loss < state.best_loss:
