@@ -30,9 +30,6 @@ SCALE: Final = 0.3  # standard deviation of a starting vector's elements
 class StaticEmbeddings(nn.Module):
     """Sum of the tokens' vectors over sqrt(their number), then a head: the more a text says, the surer the answer.
 
-    On CLINC150 (151 labels, 6,000 texts, 8 epochs, one run each) agreement was 0.817 with a linear head, 0.820 with 512
-    hidden units, and 0.797 with hashed pairs of words learnt beside them: they say more of the texts that taught.
-
     >>> vectors = torch.eye(4)
     >>> student = StaticEmbeddings([np.array([1, 2])], vectors, labels=2).eval()
     >>> tuple(student(torch.tensor([[1, 2, 3, 0], [3, 0, 0, 0]])).shape)

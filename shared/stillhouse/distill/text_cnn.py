@@ -59,7 +59,7 @@ class TextCnn(nn.Module):
         for width, weights, pointwise in zip(WIDTHS, self.depthwise, self.pointwise, strict=True):
             # Zeros after the end, so that each real token begins one window, however short the text is.
             padded = nn.functional.pad(vectors, (0, 0, 0, width - 1))
-            # A depthwise convolution as products of shifted texts: ten times faster in ONNX Runtime than as `Conv`.
+            # A depthwise convolution as products of shifted texts: faster in ONNX Runtime than as `Conv`.
             windows = sum(padded[:, place : place + length] * weights[place] for place in range(width))
             # ReLU leaves nothing below 0, so windows of padding, set to 0, never win.
             found.append((pointwise(windows).relu() * real[:, :, None]).amax(dim=1))

@@ -40,8 +40,7 @@ class PairEncoder(Encoder):
 
     The layers that do not learn let each text attend to itself alone (PreTTR, MacAvaney et al. 2004.14255), at its own
     positions; those that learn let them attend to each other, at a learnt cost that begins high. A linear head on the
-    vectors' product and difference begins at zero. Without training, 60 lists of SciFact (96 tokens): nDCG@10 0.82 with
-    each text by itself, 0.70 where one attention reads both from the first layer on; BM25 0.70.
+    vectors' product and difference begins at zero.
     """
 
     def __init__(self, layers: int, learn: int) -> None:
