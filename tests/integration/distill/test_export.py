@@ -44,6 +44,7 @@ CNN = StudentCandidate(architecture="text_cnn", dim=32, filters=16, hidden=0, ep
 NARROW = StudentCandidate(
     architecture="cut_encoder", layers=2, width=0.5, hidden=32, epochs=3, batch_size=16, learning_rate=1e-3
 )
+REAL_VOCABULARY = static_embeddings.encoded_vocabulary  # before a fixture puts a quick one in its place
 ODD = ["", "?", "word " * 3000, "日本語 ünïcode \u0000 <email>", "write to me@example.org"]
 
 
@@ -158,7 +159,7 @@ def test_every_token_goes_through_the_encoder_alone(monkeypatch) -> None:
     transformer = load_transformer().eval()
     monkeypatch.setattr(transformer.config, "vocab_size", 1100)
     monkeypatch.setattr(cut_encoder, "load_transformer", lambda: transformer)
-    found = static_embeddings.encoded_vocabulary.__wrapped__()
+    found = REAL_VOCABULARY.__wrapped__()
     assert found.shape == (1100, WIDTH)
     for token in (5, 1037, 1099):
         ids = torch.tensor([[101, token, 102]])

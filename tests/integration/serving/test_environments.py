@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from stillhouse.cli import app
 from stillhouse.environments import environment
-from stillhouse.environments.environment import COMPLETE, exists, folder_of, make, python_of
+from stillhouse.environments.environment import COMPLETE, NAMES, exists, folder_of, make, python_of
 from stillhouse.models.port import ModelError
 
 
@@ -106,12 +106,12 @@ def test_two_at_once_make_it_once(pins) -> None:
 def test_the_commands_say_what_is_there(pins) -> None:
     runner = CliRunner()
     rows = json.loads(runner.invoke(app, ["env", "list", "--json"]).stdout)
-    assert [(row["name"], row["state"]) for row in rows] == [("serving", "absent"), ("quantising", "absent")]
+    assert [(row["name"], row["state"]) for row in rows] == [(name, "absent") for name in NAMES]
     made = runner.invoke(app, ["env", "make", "serving"])
     assert made.exit_code == 0, made.output
     assert "downloaded" in made.output
     assert "is there" in runner.invoke(app, ["env", "make", "serving"]).output
     pins.write_text("tinypart==1.5\n\n")  # another list
     rows = json.loads(runner.invoke(app, ["env", "list", "--json"]).stdout)
-    assert [row["state"] for row in rows] == ["absent", "absent", "old"]
+    assert [row["state"] for row in rows] == ["absent"] * len(NAMES) + ["old"]
     assert runner.invoke(app, ["env", "make", "kitchen"]).exit_code == 1
