@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from stillhouse.distill.objective import soft_target_loss
 from torch import Tensor, nn
 
 from stillhouse.distill.architecture.counting import EncoderShape, matrix_flops, parameters, weight_bytes
 from stillhouse.distill.cut_encoder import MAX_TOKENS, encoder_source, padding_bias
 from stillhouse.distill.export import export
+from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.targets.exporting import export_for
 from stillhouse.distill.targets.program import save_program
 from stillhouse.distill.training import TrainedStudent, inputs_of

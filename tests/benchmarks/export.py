@@ -1,6 +1,6 @@
 """`export`: one trained student on each target, beside the trained torch module.
 
-A student of two layers of the encoder learns what the teacher of `student` answers to clinc150. Each export answers
+A student of three layers of the encoder learns what the teacher of `student` answers to clinc150. Each export answers
 1,000 test texts, one at a time on one thread, and is compared with torch: the same label, and the largest difference of
 a logit. LiteRT has fixed shapes, so its texts are padded to 64 tokens; the others take each text as long as it is.
 `memory` is what loading the model and answering added to the process. Core ML is converted and not run: only Apple's
@@ -40,7 +40,7 @@ EXPORTS: tuple[tuple[Target, Precision], ...] = (
     ("coreml", "fp32"),
 )
 COUNT = 1000
-STUDENT = "stillhouse_cut2"
+STUDENT = "stillhouse_cut3"
 HEADINGS = ("system", "MB", "agrees with torch", "largest difference", "p50 ms", "p95 ms", "memory MB", "run here")
 
 
