@@ -40,15 +40,13 @@ def make_reranker(
         raise ModelError(f"The task's comparator cannot be used: {error}.") from None
     report("imports", 0.0)
     # Here and not above: importing torch takes seconds, and bad data should be found without it.
-    from stillhouse.distill.confidence import FEWEST_TEXTS
     from stillhouse.distill.rerankers.export import export_reranker
     from stillhouse.distill.rerankers.lists import with_hard_negatives
     from stillhouse.distill.rerankers.training import RerankProgress, train_reranker
+    from stillhouse.distill.training import hold_back
 
-    train, select = [_list(one) for one in train_rows], [_list(one) for one in select_rows]
-    held: list[RankedList] = []
-    if len(select) >= 3 * FEWEST_TEXTS:  # every third chooses nothing, and says when the student agrees
-        select, held = [one for place, one in enumerate(select) if place % 3 != 2], select[2::3]
+    train = [_list(one) for one in train_rows]
+    select, held = hold_back([_list(one) for one in select_rows])
 
     def on_progress(progress: RerankProgress) -> None:
         entry = asdict(progress)

@@ -168,6 +168,31 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
     spec = trained.spec
     length = torch.export.Dim("length", max=spec.max_length)
     features = torch.export.Dim("features", max=spec.max_features) if spec.inputs == "joint" else length
+    write_onnx(
+        module,
+        tuple(torch.ones(1, 16, dtype=torch.long) for _ in names),
+        path,
+        names=names,
+        outputs=["logits", "pooled"] if spec.has_vectors else ["logits"],
+        axes=[{1: features if name == "features" else length} for name in names],
+        matrix_bits=matrix_bits,
+    )
+
+
+def write_onnx(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    *,
+    names: Sequence[str],
+    outputs: Sequence[str],
+    axes: Sequence[dict[int, Any]],
+    matrix_bits: int,
+) -> None:
+    """Write the graph of `module`, float32 or with int8 matrices (`matrix_bits` 32 or 8).
+
+    `axes`: the axes of each input that may vary, as `torch.export.Dim`. Raises `ModelError` where torch exports none.
+    """
     quiet = logging.getLogger("torch.onnx")
     before = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -177,12 +202,12 @@ def _write_graph(trained: TrainedStudent, path: Path, table_bits: int, matrix_bi
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module.eval(),
-                tuple(torch.ones(1, 16, dtype=torch.long) for _ in names),
+                example,
                 dynamo=True,
                 verbose=False,
                 input_names=list(names),
-                output_names=["logits", "pooled"] if spec.has_vectors else ["logits"],
-                dynamic_shapes=tuple({1: features if name == "features" else length} for name in names),
+                output_names=list(outputs),
+                dynamic_shapes=tuple(axes),
             )
     finally:
         quiet.setLevel(before)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ _INPUTS: Final[dict[str, tuple[Inputs, int]]] = {  # and the most of them: featu
 }
 MOST_STATES: Final = 1 << 30  # bytes kept of what never changes; longer texts are computed anew in each epoch
 
+Held = TypeVar("Held")
 Ids = NDArray[Any]  # one text: ids int64 [n], or states float32 [n, width]
 
 
@@ -265,7 +266,7 @@ def _module_of(
     return StaticEmbeddings(seen, vectors, labels, hidden=hidden, dropout=DROPOUT), 2e-3, 0.0
 
 
-def hold_back(select: Sequence[LabelledText]) -> tuple[Sequence[LabelledText], Sequence[LabelledText]]:
+def hold_back(select: Sequence[Held]) -> tuple[Sequence[Held], Sequence[Held]]:
     """The texts that choose, and those held back for the confidence: every third, where there are enough of them."""
     if len(select) < 3 * FEWEST_TEXTS:
         return select, ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from stillhouse.environments.environment import clean_environ, python_of
+from stillhouse.environments.environment import python_of
+from stillhouse.environments.running import run_job
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.spec import weights_bytes
 
@@ -71,34 +71,8 @@ def quantise(
 
 
 def _run(command: list[str], where: Path, scheme: str, say: Callable[[str], None]) -> None:
-    environment = clean_environ() | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    process = subprocess.Popen(
-        command,
-        cwd=where,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    last = "it said nothing"
-    try:
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                if line := line.strip():
-                    say(line)
-                    last = line
-        code = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    environ = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    code, last = run_job(command, where, environ, say)
     if code == -9:
         raise ModelError(f"{scheme}: quantising was killed, most likely for want of memory; free some and do it again.")
     if code != 0:

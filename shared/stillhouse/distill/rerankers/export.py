@@ -7,11 +7,8 @@ that moves too many documents past each other. What the files answer is compared
 from __future__ import annotations
 
 import copy
-import logging
 import shutil
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from stillhouse.distill.confidence import fit_confidence
-from stillhouse.distill.export import Int8Rows, quantise_matrices
+from stillhouse.distill.export import Int8Rows, write_onnx
 from stillhouse.distill.rerankers.lists import RankedList
 from stillhouse.distill.rerankers.training import TrainedReranker, scores_of_list
 from stillhouse.models.confidence import Confidence, Kind
@@ -143,30 +140,12 @@ def _write_graph(trained: TrainedReranker, path: Path, bits: int) -> None:
     length = torch.export.Dim("length", max=trained.spec.max_tokens)
     axes = {0: torch.export.Dim("batch"), 1: length} if pairs else {1: length}
     example = torch.ones(2 if pairs else 1, 16, dtype=torch.long)
-    quiet = logging.getLogger("torch.onnx")
-    before = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            # The exporter warns of deprecations inside itself, on every call; none of them is ours to mend.
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                encoder.eval(),
-                tuple(example.clone() for _ in names),
-                dynamo=True,
-                verbose=False,
-                input_names=names,
-                output_names=["scores" if pairs else "vector"],
-                dynamic_shapes=tuple(axes for _ in names),
-            )
-    finally:
-        quiet.setLevel(before)
-    if program is None:
-        raise ModelError("torch exported no graph of the reranker; install the pinned torch.")
-    if bits == 32:
-        program.save(str(path), external_data=False)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / MODEL_FILE
-        program.save(str(plain), external_data=False)
-        quantise_matrices(plain, path)
+    write_onnx(
+        encoder,
+        tuple(example.clone() for _ in names),
+        path,
+        names=names,
+        outputs=["scores" if pairs else "vector"],
+        axes=[axes for _ in names],
+        matrix_bits=bits,
+    )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.cut_encoder import encoder_source
-from stillhouse.distill.fitting import torch_set_up
+from stillhouse.distill.fitting import PATIENCE, schedule, torch_set_up
 from stillhouse.distill.rerankers.encoders import PairEncoder, Reranker, TwinEncoder
 from stillhouse.distill.rerankers.lists import RankedList
 from stillhouse.distill.rerankers.objective import rerank_loss
@@ -37,8 +37,6 @@ RUN_VERSION: Final = 2  # part of a run's name: raise it when the same data and 
 RATE: Final = 1e-4
 HEAD_RATE: Final = 10.0  # times the rate
 DECAY: Final = 0.01
-WARM_UP: Final = 0.1  # of all steps
-PATIENCE: Final = 3  # epochs without a better one
 MOST_STATES: Final = 1 << 30  # bytes kept, in half precision, of what never changes
 WIDTH: Final = 384
 
@@ -139,7 +137,7 @@ def train_reranker(
             for start in range(0, len(order), candidate.batch_size):
                 step += 1
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = peak * _share_of_rate(step, per_epoch * candidate.epochs)
+                    group["lr"] = peak * schedule(step, per_epoch * candidate.epochs)
                 part = [seen[place] for place in order[start : start + candidate.batch_size]]
                 optimizer.zero_grad()
                 for one in part:  # one after the other: the gradients are the same, and memory is one list's
@@ -249,14 +247,6 @@ def _inputs(
     for row, ids in enumerate(texts):
         padded[row, : len(ids)] = states[ids.tobytes()]
     return torch.from_numpy(padded), torch.from_numpy(mask), torch.from_numpy(kinds)
-
-
-def _share_of_rate(step: int, steps: int) -> float:
-    """Share of the learning rate at step 1 ... steps: linear warm-up, then half a cosine (1608.03983) to 0."""
-    warm = max(1, round(WARM_UP * steps))
-    if step <= warm:
-        return step / warm
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def _run_name(candidate: RerankerStudent, train: Sequence[RankedList], select: Sequence[RankedList], seed: int) -> str:

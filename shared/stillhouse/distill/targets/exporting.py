@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 from stillhouse.distill.targets.program import load_program, program_path
 from stillhouse.distill.targets.web_runtime import VERSION as WEB_VERSION
 from stillhouse.distill.targets.web_runtime import runtime
-from stillhouse.environments.environment import Name, clean_environ, python_of
+from stillhouse.environments.environment import Name, python_of
+from stillhouse.environments.running import run_job
 from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import open_session
@@ -270,29 +270,8 @@ def _python(name: Name, job: dict[str, Any], work: Path, say: Callable[[str], No
 def _run(command: list[str], job: dict[str, Any], work: Path, name: str, say: Callable[[str], None]) -> None:
     path = work / "job.json"
     path.write_text(json.dumps(job), encoding="utf-8")
-    process = subprocess.Popen(
-        [*command, str(path)],
-        cwd=work,
-        env=clean_environ() | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    last = "it said nothing"
-    try:
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                if line := line.strip():
-                    say(line)
-                    last = line
-        code = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    environ = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    code, last = run_job([*command, str(path)], work, environ, say)
     if code == -9:
         raise ModelError(f"{name}: the conversion was killed, most likely for want of memory; free some and try again.")
     if code != 0:
