@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stillhouse.demo.data import DataError, read_messages
+from stillhouse.demo.run import SAMPLE_LIMIT_S, Options
 from stillhouse.demo.source import LATE_SHARE, plan_data, plan_sample, to_toml, write_task
 
 EXAMPLE = Path(__file__).parents[3] / "deploy/tasks/manga-support.toml"
@@ -52,6 +53,11 @@ def test_the_sample_sends_every_message_once_and_keeps_three_intents_for_later(s
     assert sample.first != plan_sample(1).first
 
 
+def test_the_samples_time_is_over_before_its_messages_are(sample) -> None:
+    sent = SAMPLE_LIMIT_S * Options(home=Path()).rate
+    assert min(len(sample.first), len(sample.second)) >= sent
+
+
 def test_the_samples_task_is_the_example_task_with_other_sizes(sample, tmp_path) -> None:
     task = write_task(sample, tmp_path, EXAMPLE)
     given = tomllib.loads(EXAMPLE.read_text())
@@ -65,6 +71,7 @@ def test_the_samples_task_is_the_example_task_with_other_sizes(sample, tmp_path)
     ]
     assert [student.architecture for student in task.students] == ["hashed_ngrams", "cut_encoder"]
     assert (task.budget.min_examples, task.audit.pi) == (sample.sizes.min_examples, sample.sizes.pi)
+    assert task.gate.max_cases == sample.sizes.max_cases
     assert task.teacher.seed.read_text().count("\n") == len(sample.seed)
     assert not list(tmp_path.glob(".*"))
 
