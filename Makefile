@@ -33,7 +33,7 @@ down: $(STAMP) ## Stop them
 	$(BIN)/stillhouse down
 
 test: $(STAMP) lint types ## Lint, types, import contracts and every test that takes under a minute
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP) ## Only the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -62,13 +62,14 @@ class View:
                     self.tick()
                     live.update(self.render(), refresh=True)
                     await asyncio.sleep(0.25)
-        next_line = time.monotonic() + PLAIN_S
+        next_line, said = time.monotonic() + PLAIN_S, ""
         while True:
             self.tick()
             self.print_news()
             if time.monotonic() >= next_line:
-                self._console.print(self.status_line(), soft_wrap=True, markup=False)
-                next_line += PLAIN_S
+                if (line := self.status_line()) != said:  # while a large student is trained, nothing moves
+                    self._console.print(line, soft_wrap=True, markup=False)
+                next_line, said = next_line + PLAIN_S, line
             await asyncio.sleep(0.25)
 
     def tick(self) -> None:
