@@ -55,7 +55,7 @@ from tests.benchmarks.schemes_students import ENCODER, NGRAM, Draw, Part
 LEARN, SELECT, TEST = 1200, 300, 1500
 DEEP = 3  # residual layers of deep n-grams
 SEEDS = 5
-ENCODER_LEARNS = 600  # texts; a run of the encoder takes a quarter of a minute with so many
+ENCODER_LEARNS = 600  # texts; a run of the encoder takes half a minute with so many
 TEACHERS, GOLD_PER_LABEL = 5, 5
 ASKED_FIRST = 500  # texts that a student has learnt from before it chooses as many more
 
@@ -402,9 +402,11 @@ def run(quick: bool, data: Path | None, rows: Sequence[str] = tuple(ROWS)) -> di
     said: dict[str, list[dict[str, float]]] = {}
     seeds = 3 if quick else SEEDS
     draws: dict[int, Draw] = {}
+    learnt = f"{setting.digest}-{LEARN}-{ENCODER_LEARNS}-{ENCODER['epochs']}-{ENCODER['rate']}"
+    home = HOME / "schemes" / learnt
     for name in rows:  # row by row: what a stopped run leaves can be compared
         for seed in range(seeds):
-            kept = HOME / "schemes" / f"{setting.digest}-{LEARN}-{ENCODER_LEARNS}" / f"{name}-{seed}.json"
+            kept = home / f"{name}-{seed}.json"
             if not kept.exists():
                 if seed not in draws:
                     draws[seed] = pool.draw(seed)

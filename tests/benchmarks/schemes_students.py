@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,17 @@ from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.outputs import Outputs
 from stillhouse.distill.schemes.lesson import Lesson
-from stillhouse.distill.training import inputs_of
+from stillhouse.distill.training import HEAD_RATES, inputs_of
 from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 
 BUCKETS, DIM = 1 << 17, 64
-NGRAM = {"epochs": 12, "rate": 1e-2, "batch_size": 64}
-ENCODER = {"epochs": 4, "rate": 3e-4, "batch_size": 32}
+NGRAM: dict[str, Any] = {"epochs": 12, "rate": 1e-2, "batch_size": 64}
+ENCODER: dict[str, Any] = {
+    "epochs": 8,
+    "rate": 1e-3,
+    "rate_of": lambda name: HEAD_RATES["cut_encoder"] if name.startswith("head") else 1.0,
+    "batch_size": 32,
+}
 
 Rows = Sequence[LabelledText]
 
@@ -176,7 +182,7 @@ class Draw:
         """A student of the encoder's lowest `layers`, as they came."""
         return Layers(layers, len(self.labels), self.seed)
 
-    def lesson(self, of: dict[str, float], **changes: object) -> Lesson:
+    def lesson(self, of: dict[str, Any], **changes: object) -> Lesson:
         """What is to be learnt, as `NGRAM` or `ENCODER` has it."""
         answers = hard_targets(self.select.rows, self.labels)
 

@@ -23,8 +23,9 @@ class Lesson:
 
     `says(module, places)`: the outputs of a module for the texts at `places` int64 [B], with logits [B, L]. `hard`
     int64 [n]: the labels; `soft` float32 [n, L]: the teacher's probabilities, None where there is no teacher but the
-    labels. `select(module)`: a loss on texts that do not teach; the epoch with the smallest is kept. The loss of single
-    texts is alpha CE + (1 - alpha) T^2 KL, as `soft_target_loss` has it; without `soft` it is CE.
+    labels. `select(module)`: a loss on texts that do not teach; the epoch with the smallest is kept. `rate_of(name)`:
+    times `rate` for the parameter of that name (a head that knows nothing takes larger steps). The loss of single texts
+    is alpha CE + (1 - alpha) T^2 KL, as `soft_target_loss` has it; without `soft` it is CE.
 
     Raises `ModelError` where `hard` and `soft` are not of the same texts.
     """
@@ -35,6 +36,7 @@ class Lesson:
     select: Callable[[nn.Module], float] | None = None
     epochs: int = 10
     rate: float = 1e-2
+    rate_of: Callable[[str], float] = lambda name: 1.0
     batch_size: int = 32
     temperature: float = 2.0
     alpha: float = 0.2
@@ -102,6 +104,7 @@ class Lesson:
             loss_of,
             epochs=self.epochs,
             rate=self.rate,
+            rate_of=self.rate_of,
             seed=self.seed,
             select=select or (None if chosen is None else lambda: chosen(module)),
             weight_decay=self.weight_decay,
@@ -115,7 +118,8 @@ class Lesson:
 
     def _run(self, name: str, module: nn.Module, given: Tensor | None) -> str:
         """Names a run by everything that its weights follow from, but for what `says` does."""
-        facts = (self.epochs, self.rate, self.batch_size, self.temperature, self.alpha, self.weight_decay, self.seed)
+        rates = [self.rate * self.rate_of(name) for name, _ in module.named_parameters()]
+        facts = (self.epochs, rates, self.batch_size, self.temperature, self.alpha, self.weight_decay, self.seed)
         digest = hashlib.sha256(repr(facts).encode())
         for tensor in (self.hard, self.soft, given, *module.state_dict().values()):
             if tensor is not None:

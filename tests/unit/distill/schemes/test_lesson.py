@@ -27,6 +27,14 @@ def test_direct_distillation_learns_and_repeats_itself() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_a_parameter_learns_at_its_own_rate() -> None:
+    student, before = Net(0), Net(0)
+    direct(student, lesson(rate_of=lambda name: 0.0 if name.startswith("head") else 1.0))
+    still = {name for name, value in student.named_parameters() if torch.equal(value, before.get_parameter(name))}
+    assert still == {name for name, _ in student.named_parameters() if name.startswith("head")}
+    assert len(still) < len(list(student.parameters()))
+
+
 def test_the_epoch_that_select_likes_best_is_kept() -> None:
     seen: list[float] = []
 
