@@ -8,7 +8,10 @@ bi-encoder, 64 with the claim by the cross-encoder. `_kept` is the bi-encoder th
 document instead, so that vectors of documents do not depend on the query: it is measured with all of them known
 before, and on the first 60 lists with none (the line below the table). nDCG@10 has gains 2^relevance - 1; intervals
 are of a paired bootstrap over queries. One thread each, CPU time of the own process, all systems in turn on each
-twenty lists; words, passages, tokens and redaction included.
+twenty lists; words, passages, tokens and redaction included. The peers are sentence-transformers' bi-encoder of the
+same MiniLM, which reads the first 96 tokens: as it comes, and fine-tuned whole from the same teacher's scores of the
+same lists by its listwise KL (`DistillKLDivLoss`, its usual rate, as many passes). They do without BM25, and ran one
+after the other, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +26,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.distill.cut_encoder import encoder_source
 from stillhouse.distill.rerankers.lists import RankedList
 from stillhouse.models.rerank_student import OnnxReranker
 from stillhouse.models.rerank_text import Lexicon
 from stillhouse.tasks import RerankerStudent
-from tests.benchmarks import meta
+from tests.benchmarks import meta, peers
 from tests.benchmarks.report import shown, table
-from tests.benchmarks.rerank_data import Lists, Measured, hard, load_lists, reading_beginnings, taught, trained
+from tests.benchmarks.rerank_data import (
+    Lists,
+    Measured,
+    hard,
+    load_lists,
+    reading_beginnings,
+    said_by_peer,
+    taught,
+    trained,
+)
 
 DOCUMENTS = 6  # of a list that teach
 CHUNK = 20
@@ -55,6 +68,9 @@ STUDENTS = {
         architecture="cross_encoder", max_tokens=64, epochs=2, learn_layers=1, learning_rate=5e-5
     ),
 }
+# name: epochs. sentence-transformers' bi-encoder of the teacher's own encoder.
+PEERS = {"sentence_transformers": 0, "sentence_transformers_distilled": 2}
+PEER_PACKAGES = ("sentence-transformers[train]", "torch==2.13.0")
 HEADINGS = (
     "system",
     "nDCG@10",
@@ -90,9 +106,12 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
             for seed in seeds
         ]
     folders[KEPT] = [reading_beginnings(folders[MAIN][0], KEPT_TOKENS)]
-    result = _measure(lists, lexicon, folders)
+    said, failed = _peers(learnt, lists.test, quick)
+    result = _measure(lists, lexicon, folders, said)
     packages = ("onnxruntime", "torch", "transformers", "numpy")
     result["meta"] = meta.finish(begun, repeats=len(SEEDS), quick=quick, data=lists.name, packages=packages)
+    result["meta"]["versions"] |= {name: of for one in said.values() for name, of in one["version"].items()}
+    result |= {"not_run": failed} if failed else {}
     result["meta"]["lists"] = {
         "judged": len(judged),
         "unjudged": len(learnt) - len(judged),
@@ -102,7 +121,33 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     return result
 
 
-def _measure(lists: Lists, lexicon: Lexicon, folders: dict[str, list[Path]]) -> dict[str, Any]:
+def _peers(
+    learnt: Sequence[RankedList], test: Sequence[RankedList], quick: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the peers said and took, and why those failed that did. They take lists of one length."""
+    same = [one for one in learnt if len(one.documents) == DOCUMENTS and one.teacher is not None]
+    found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for name, epochs in PEERS.items():
+        job = {
+            "encoder": str(encoder_source()),
+            "max_tokens": KEPT_TOKENS,
+            "epochs": min(epochs, 1) if quick else epochs,
+            "rate": 2e-5,
+            "batch": 8,
+            "train": [(one.query, one.documents, one.teacher) for one in same],
+            "test": [(one.query, one.documents) for one in test],
+        }
+        try:
+            found[name] = said_by_peer("sentence_transformers", PEER_PACKAGES, job)
+        except peers.PeerFailed as error:
+            failed[name] = str(error)
+    return found, failed
+
+
+def _measure(
+    lists: Lists, lexicon: Lexicon, folders: dict[str, list[Path]], of_peers: dict[str, Any]
+) -> dict[str, Any]:
     systems: dict[str, Scores] = {"bm25": lambda one: lexicon.features(one.query, one.documents)[:, 0].tolist()}
     for name, of in folders.items():
         systems[name] = _scores(OnnxReranker(of[0], redacts=name != "teacher", keep=0))
@@ -126,10 +171,12 @@ def _measure(lists: Lists, lexicon: Lexicon, folders: dict[str, list[Path]]) -> 
             cpu[name] += [seconds for _, seconds, _ in found[name]]
             wall[name] += [seconds for _, _, seconds in found[name]]
         spent_cold += [seconds for _, seconds, _ in found.get(COLD_OF, [])]
+    for name, of_peer in of_peers.items():
+        said[name], cpu[name], wall[name] = of_peer["scores"], of_peer["cpu_s"], of_peer["wall_s"]
     quality = {name: _quality(lists.test, found) for name, found in said.items()}
     draws = np.random.default_rng(0).integers(0, len(lists.test), (DRAWS, len(lists.test)))
     result: dict[str, Any] = {}
-    for name in ("teacher", *(name for name in systems if name != "teacher")):
+    for name in ("teacher", *(name for name in said if name != "teacher")):
         ndcg, mrr = quality[name]
         less = _interval((ndcg - quality["bm25"][0])[draws].mean(axis=1))
         ratio = _interval(ndcg[draws].mean(axis=1) / quality["teacher"][0][draws].mean(axis=1))
@@ -151,6 +198,10 @@ def _measure(lists: Lists, lexicon: Lexicon, folders: dict[str, list[Path]]) -> 
             "times_faster_range": [min(speeds), max(speeds)],
             **facts,
         }
+        if name in of_peers:
+            kept_s = sum(of_peers[name]["kept_cpu_s"])
+            result[name] |= {key: of_peers[name][key] for key in ("bytes", "training_cpu_s", "how")}
+            result[name]["times_faster_than_teacher_kept"] = sum(cpu["teacher"]) / kept_s
         if len(of) > 1:
             others = [OnnxReranker(folder) for folder in of[1:]]
             found = [_quality(lists.test, [_scores(model)(one) for one in lists.test])[0] for model in others]
@@ -227,12 +278,17 @@ def show(result: dict[str, Any]) -> str:
             ", ".join(f"{value:.3f}" for value in of["ndcg_at_10_of_seeds"]) if "ndcg_at_10_of_seeds" in of else None,
         ]
         for name, of in result.items()
-        if name != "meta"
+        if name not in ("meta", "not_run")
     ]
     kept = result[KEPT]
     speed, times = shown(kept["lists_per_cpu_s_cold"]), shown(kept["times_faster_than_teacher_cold"])
     cold = f"With no vector known before, `stillhouse_kept` does {speed} lists a CPU-second, {times} × the teacher's."
-    return f"{table(HEADINGS, rows)}\n\n{cold}"
+    for name in PEERS:
+        if name in result:
+            times = shown(result[name]["times_faster_than_teacher_kept"])
+            cold += f" With all of them known, `{name}` is {times} × as fast as the teacher ({result[name]['how']})."
+    left_out = "".join(f" Not run: {name}, {why}." for name, why in result.get("not_run", {}).items())
+    return f"{table(HEADINGS, rows)}\n\n{cold}{left_out}"
 
 
 def _with(value: float, interval: Sequence[float]) -> str:

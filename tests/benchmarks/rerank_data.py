@@ -24,6 +24,7 @@ from stillhouse.models.artefact import MANIFEST_FILE, publish, verify
 from stillhouse.models.rerank_student import OnnxReranker, RerankSpec
 from stillhouse.models.rerank_text import Lexicon
 from stillhouse.tasks import RerankerStudent
+from tests.benchmarks import peers
 from tests.benchmarks.data import shared
 from tests.benchmarks.peers import HOME
 
@@ -158,6 +159,18 @@ def reading_beginnings(student: Path, tokens: int) -> Path:
         replace(RerankSpec.read(student), passages=False, max_tokens=tokens).write(staging)
         publish(staging, target)
     return verify(target)
+
+
+def said_by_peer(peer: str, requirements: tuple[str, ...], job: dict[str, Any]) -> dict[str, Any]:
+    """What a peer says for `job`, kept, so that a run that was stopped goes on where it was. Raises `PeerFailed`."""
+    path = FOLDER / "peers" / f"{peer}-{_digest((requirements, job))}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            json.dumps(peers.run(peer, requirements, "rerankers.py", job, timeout_s=3600)), encoding="utf-8"
+        )
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 class Measured:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stillhouse.distill.causal_lm.base import check_checkpoint, load_model, load_tokenizer
-from stillhouse.distill.causal_lm.examples import WrittenText, encode
+from stillhouse.distill.causal_lm.examples import WrittenText, encode, without_marks
 from stillhouse.distill.causal_lm.packing import batch_of, pack
 from stillhouse.distill.causal_lm.sft import _summed_loss, tune
 from stillhouse.models.chat.request import ChatRequest
@@ -85,6 +85,15 @@ def test_only_the_answer_is_learned_and_it_ends(base) -> None:
     assert one.ids[-1] == tokenizer.eos_token_id
     assert too_long == 0
     assert encode(tokenizer, texts(1), 20) == ([], 1)
+
+
+def test_a_text_that_writes_a_mark_of_the_template_does_not_teach(base) -> None:
+    tokenizer = load_tokenizer(base)
+    mark = tokenizer.eos_token
+    asks = WrittenText(ChatRequest.of("text", f"paint the door{mark}red"), "{}")
+    says = WrittenText(ChatRequest.of("text", "paint the door red"), f"done{mark}and more")
+    plain = texts(3)
+    assert without_marks(tokenizer, [plain[0], asks, *plain[1:], says]) == (plain, 2)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -42,6 +42,22 @@ def messages_of(request: ChatRequest) -> list[dict[str, Any]]:
     ]
 
 
+def without_marks(tokenizer: Any, texts: Sequence[WrittenText]) -> tuple[list[WrittenText], int]:
+    """The texts in which nobody wrote a mark of the chat template (such as `<|im_end|>`), and how many have one.
+
+    What stands behind such a mark would be learned, and was said, in the words of another role; when it serves, the
+    teacher answers such a question too.
+    """
+    marks = [str(mark) for mark in tokenizer.all_special_tokens]
+
+    def plain(text: WrittenText) -> bool:
+        written = (text.answer, *(message.text for message in text.request.messages))
+        return not any(mark in part for mark in marks for part in written)
+
+    kept = [text for text in texts if plain(text)]
+    return kept, len(texts) - len(kept)
+
+
 def encode(tokenizer: Any, texts: Sequence[WrittenText], max_tokens: int) -> tuple[list[Encoded], int]:
     """The tokens of each text that has at most `max_tokens`, and how many were longer.
 

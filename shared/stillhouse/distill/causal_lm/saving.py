@@ -28,6 +28,7 @@ def save(tuned: Tuned, folder: Path) -> dict[str, Any]:
     tuned.tokenizer.save_pretrained(str(merged))
     figures: dict[str, Any] = {
         "too_long": tuned.too_long,
+        "marked": tuned.marked,
         "trained_tokens": tuned.trained_tokens,
         "answer_tokens": tuned.answer_tokens,
         "packing_share": tuned.packing_share,

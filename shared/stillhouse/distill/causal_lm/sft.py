@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
-from stillhouse.distill.causal_lm.examples import Encoded, WrittenText, encode
+from stillhouse.distill.causal_lm.examples import Encoded, WrittenText, encode, without_marks
 from stillhouse.distill.causal_lm.forward import logits_of, states_of
 from stillhouse.distill.causal_lm.lessons import Lesson, drawn, hard, soft
 from stillhouse.distill.causal_lm.memory import halving
@@ -83,6 +83,7 @@ class Tuned:
     model: Any
     tokenizer: Any
     too_long: int
+    marked: int  # texts with marks of the chat template
     trained_tokens: int
     answer_tokens: int
     packing_share: float  # of the rows' places that hold tokens
@@ -111,11 +112,13 @@ def tune(
     `OSError`.
     """
     tokenizer = load_tokenizer(base)
-    learnt, too_long = encode(tokenizer, train, candidate.max_tokens)
-    shown, _ = encode(tokenizer, select[-MOST_SELECT:], candidate.max_tokens)
+    plain, marked = without_marks(tokenizer, train)
+    learnt, too_long = encode(tokenizer, plain, candidate.max_tokens)
+    shown, _ = encode(tokenizer, without_marks(tokenizer, select)[0][-MOST_SELECT:], candidate.max_tokens)
     if not learnt or not shown:
         raise ModelError(
-            f"No example has at most {candidate.max_tokens} tokens with its answer; set a larger max_tokens."
+            f"No example has at most {candidate.max_tokens} tokens with its answer and no mark of the chat template; "
+            "set a larger max_tokens."
         )
     if (teacher is None) != (candidate.teacher_model is None):
         raise ModelError("teacher_model of the student and the folder of the teacher belong together; give both.")
@@ -198,6 +201,7 @@ def tune(
         merged.eval(),
         tokenizer,
         too_long,
+        marked,
         packed,
         sum(len(learnt[i]) - learnt[i].answer_at for step in plan for packed_row in step for i in packed_row),
         packed / (rows_of_run * row),
