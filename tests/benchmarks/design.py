@@ -1,9 +1,10 @@
 """`design`: what `stillhouse design` predicts of students, beside the same students trained and exported.
 
 Latency and size are predicted from the shape alone (a cost for each kind of operation, fitted to graphs of other shapes
-timed on this machine just before); quality from students of 2 and 3 layers trained on 800 texts. Then students of 2, 3,
-4 and 6 layers learn from 2,000 texts, and the artefacts that would serve are timed at the same 16 tokens. Quality is
-agreement with the teacher on the same 500 texts, in one run of each.
+timed on this machine just before); quality from students of 2 and 3 layers trained on 800 texts. Then students of 2,
+3, 4 and 6 layers, and of 3 and 4 with half of their heads and inner neurons, learn from 2,000 texts, and the artefacts
+that would serve are timed at the same 16 tokens. Quality is agreement with the teacher on the same 500 texts, in one
+run of each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from stillhouse.distill.architecture.cost_model import calibrated
 from stillhouse.distill.architecture.counting import weight_bytes
-from stillhouse.distill.architecture.design import expected_agreement
+from stillhouse.distill.architecture.design import expected_agreement, grid
 from stillhouse.distill.architecture.encoder_graph import latency_ms
 from stillhouse.distill.architecture.loading import shape_of
 from stillhouse.distill.architecture.quality import train_on_sample
@@ -30,7 +31,7 @@ from tests.benchmarks import meta
 from tests.benchmarks.population import prepare
 from tests.benchmarks.report import percent, table
 
-LAYERS = (2, 3, 4, 6)
+STUDENTS = ((2, 1.0), (3, 1.0), (3, 0.5), (4, 0.5), (4, 1.0), (6, 1.0))  # layers, share of heads and neurons
 LENGTH = 16
 HEADINGS = ("student", "ms predicted", "ms", "MB predicted", "MB", "agreement predicted", "agreement")
 
@@ -46,14 +47,19 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     model = calibrated()
     curves = train_on_sample(rows, (2, 3), sample=200 if quick else 800)
     result: dict[str, Any] = {}
-    for layers in LAYERS[:2] if quick else LAYERS:
-        shape = replace(teacher, layers=layers)
+    for layers, width in STUDENTS[:3] if quick else STUDENTS:
+        name = f"stillhouse_cut{layers}" + ("_half_width" if width < 1 else "")
+        shape = next(
+            shape
+            for _, shape, _ in grid(teacher, teacher.labels)
+            if (shape.layers, shape.heads) == (layers, round(teacher.heads * width))
+        )
         with tempfile.TemporaryDirectory() as scratch:
             folder, checkpoints = Path(scratch) / "student", Path(scratch) / "checkpoints"
             folder.mkdir()
             checkpoints.mkdir()
             trained = train(
-                StudentCandidate(architecture="cut_encoder", layers=layers, epochs=4),
+                StudentCandidate(architecture="cut_encoder", layers=layers, width=width, epochs=4),
                 setting.task.labels,
                 rows,
                 select,
@@ -61,10 +67,10 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
                 checkpoint_dir=checkpoints,
                 seed=0,
             )
-            export(trained, folder, f"cut{layers}")
+            export(trained, folder, name)
             student = OnnxStudent(folder)
             agrees = sum(student.predict_text(row.text)[0] == row.label for row in judged) / len(judged)
-            result[f"stillhouse_cut{layers}"] = {
+            result[name] = {
                 "ms_predicted": model.predict(shape, LENGTH),
                 "ms": latency_ms(folder / MODEL_FILE, LENGTH),
                 "bytes_predicted": weight_bytes(shape),
@@ -73,7 +79,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
                 "agreement": agrees,
                 "n_test": len(judged),
             }
-        print(f"cut{layers}: {result[f'stillhouse_cut{layers}']}", file=sys.stderr)
+        print(f"{name}: {result[name]}", file=sys.stderr)
     result["cost_model"] = {"error_left_out": model.error}
     result["meta"] = meta.finish(
         begun, repeats=1, quick=quick, data=setting.data, packages=("onnxruntime", "torch", "numpy")

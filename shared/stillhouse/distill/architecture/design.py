@@ -109,7 +109,7 @@ def grid(teacher: EncoderShape, labels: int) -> list[tuple[str, EncoderShape, bo
                 labels=labels,
             )
             name = f"{layers} layers" if layers > 1 else "1 layer"
-            trainable = share == 1.0 and 2 <= layers <= 6
+            trainable = 2 <= layers <= 6
             found.append((name if share == 1.0 else f"{name}, {share:.0%} of heads and neurons", shape, trainable))
     return found
 
@@ -154,10 +154,17 @@ def design(
         cost_model_error=model.error,
         candidates=made,
         recommended=best.name if best else None,
-        method=METHOD | ({"layers": (str(best.shape.layers), "this design")} if best else {}),
+        method=METHOD | (_kept(best.shape, teacher) if best else {}),
         tradeoffs=_tradeoffs(made, best, limits, target, bool(trained)),
         trained=list(trained),
     )
+
+
+def _kept(shape: EncoderShape, teacher: EncoderShape) -> dict[str, tuple[str, str]]:
+    """What of `teacher` the student keeps, as `[[student]]` has it."""
+    share = shape.heads / teacher.heads
+    layers = {"layers": (str(shape.layers), "this design")}
+    return layers | ({"width": (f"{share:g}", "this design; heads and inner neurons")} if share < 1 else {})
 
 
 def expected_agreement(
@@ -270,9 +277,9 @@ def _tradeoffs(
     if not from_data:
         said.append("Quality is what was published for other data, or unknown; name yours with --data.")
     else:
-        said.append("Quality of narrowed students is read off the curve of depths, which was not checked for them.")
+        said.append("Quality of narrowed students is read off the curve of depths; `make bench NAME=design` checks it.")
     if target != "onnx":
         said.append(f"Latency is ONNX Runtime's on this machine; a {target} device has its own: measure it there.")
     if any(not one.trainable for one in made):
-        said.append("Those of one layer or narrowed are shown for their cost; training makes 2 to 6 whole layers.")
+        said.append("Those of one layer are shown for their cost; training makes 2 to 6 layers.")
     return said

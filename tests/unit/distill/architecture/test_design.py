@@ -68,7 +68,7 @@ def test_the_grid_narrows_heads_and_neurons() -> None:
     shapes = {name: (shape, trainable) for name, shape, trainable in grid(TEACHER, 7)}
     shape, trainable = shapes["3 layers, 50% of heads and neurons"]
     assert (shape.heads, shape.inner, shape.ffn, shape.width, shape.labels) == (6, 192, 768, 384, 7)
-    assert not trainable
+    assert trainable
     assert shapes["3 layers"][1]
     assert not shapes["1 layer"][1]
 
@@ -94,7 +94,10 @@ def test_only_the_front_is_measured_and_measurements_decide() -> None:
 def test_limits_are_kept_and_what_misses_them_says_which() -> None:
     limits = Limits(max_latency_ms=true_ms(replace(TEACHER, layers=3), 32), min_quality=0.94)
     found = design(TEACHER, "onnx", limits, TRUE, true_ms, labels=3, trained=CURVES, texts=1600)
-    assert found.recommended == "2 layers", "the fastest that keeps the floor"
+    assert found.recommended == "3 layers, 50% of heads and neurons"
+    assert (found.method["layers"][0], found.method["width"][0]) == ("3", "0.5")
+    keep = [one for one in found.candidates if one.quality is not None and one.quality >= 0.94 and one.trainable]
+    assert min(keep, key=lambda one: one.ms).name == found.recommended, "the fastest that keeps the floor"
     assert next(one for one in found.candidates if one.name == "6 layers").misses == ("latency",)
     none = design(TEACHER, "executorch", Limits(max_bytes=10), TRUE, true_ms, trained=CURVES, texts=9)
     assert none.recommended is None
