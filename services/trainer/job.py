@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from services.trainer.dataset import (
     without_repeats,
 )
 from services.trainer.remedy import candidate_with
+from services.trainer.rubric import choose_by_rubric
 from stillhouse.bus.jobs import ERROR_FILE, PERMANENT, RESULT_FILE, end_with_parent, read_json, write_json
 from stillhouse.events import ArtefactRef, DatasetRef
 from stillhouse.models.artefact import folder_of, publish, reference
@@ -224,14 +226,18 @@ def _data(
         taught, removed = mixed(task, rows, suspects, teacher_version)
         removed = {"repeat the golden set": left_out, **removed}
         by_group = task.group_by == "group"
-        chosen = choose(
-            taught,
+        choosing = partial(
+            choose,
             largest=task.budget.max_train_examples,
             since=since,
             replay_share=task.drift.replay_share,
             by_group=by_group,
             rules_teach=task.data.policy > 0,
         )
+        chosen, taught, turned_away, judge_usd = choose_by_rubric(
+            task, taught, choosing, home, folder, str(job["job_id"])
+        )
+        removed |= turned_away
         dataset = freeze(chosen, home / "datasets", cutoff)
         card = card_of(task, dataset, chosen, taught, removed, recorded=len(recorded), since=job.get("since"))
         write_card(card, home / "datasets")
@@ -239,7 +245,7 @@ def _data(
             "texts_with_human_label": sum(item.review_id is not None for item in chosen),
             "examples_left_out": sum(removed.values()) - left_out - removed[QUOTAS],
             "suspect_labels": sorted(suspects),
-        }
+        } | ({"judge_usd": judge_usd} if task.data.judge is not None else {})
         write_json(folder / REVIEWED_FILE, reviewed)
         write_json(folder / "dataset.json", dataset.model_dump(mode="json"))
         # Again: what was erased before the file was frozen is in no mark beside it, and must not be trained on.

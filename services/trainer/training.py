@@ -15,6 +15,7 @@ from opentelemetry import trace
 from services.trainer.control import BudgetControl
 from services.trainer.lineage import wish_aliases
 from services.trainer.policy import Counts, Decision, Plan, decide, student_id_of
+from services.trainer.rubric import RUBRIC_FILE
 from services.trainer.state import Input, TaskState, fold
 from services.trainer.states import OUTCOME_FILE, States, end_of, unfinished
 from stillhouse.bus.jobs import MAX_ATTEMPTS, RESULT_FILE, Exit, Job, JobQueue, read_json, run_process, write_json
@@ -281,7 +282,8 @@ class Training:
             mlflow_run_id=result.get("mlflow_run_id"),
         )
         await self._publish(trained)
-        await self._publish(_cost(trained, task, result["cpu_seconds"], trained.metrics.get("reflection_usd", 0.0)))
+        calls = sum(trained.metrics.get(name, 0.0) for name in ("reflection_usd", "judge_usd"))
+        await self._publish(_cost(trained, task, result["cpu_seconds"], calls))
         await self._end(folder, task, trained)
         await self._queue.complete(job)
         await self.to_log.put(folder)
@@ -300,7 +302,8 @@ class Training:
         )
         await self._publish(failed)
         progress = await asyncio.to_thread(read_json, folder / "progress.json") or {}
-        await self._publish(_cost(failed, task, float(progress.get("cpu_seconds", 0.0))))
+        asked = await asyncio.to_thread(read_json, folder / RUBRIC_FILE) or {}
+        await self._publish(_cost(failed, task, float(progress.get("cpu_seconds", 0.0)), float(asked.get("usd", 0.0))))
         await self._end(folder, task, failed)
         await self._queue.fail(job, error)
         metrics().training_jobs.labels("failed").inc()

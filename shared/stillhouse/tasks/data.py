@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stillhouse.tasks.responses import Judge
 from stillhouse.tasks.section import Section
 
 
@@ -26,3 +27,15 @@ class Data(Section):
     distinct: bool = Field(
         default=False, description="Of texts that are the same but for a few letters one teaches: also across splits."
     )
+    judge: Judge | None = Field(
+        default=None,
+        description="A model that reads the teacher's answers by its `rubric` before they teach: those that do not "
+        "meet it are left out. Each answer that would teach is one call, once.",
+    )
+
+    @field_validator("judge")
+    @classmethod
+    def _says_what_it_asks(cls, judge: Judge | None) -> Judge | None:
+        if judge is not None and "rubric" not in judge.model_fields_set:
+            raise ValueError("rubric is missing; say what an answer must be to teach")
+        return judge

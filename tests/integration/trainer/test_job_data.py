@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from services.trainer.job import _data
+from services.trainer.rubric import FAILED, RUBRIC_FILE, SILENT
 from stillhouse.bus.jobs import write_json
 from stillhouse.distill.targets.program import program_path
 from stillhouse.events import follow_id
@@ -20,6 +21,7 @@ from stillhouse.store import Store
 from stillhouse.store.redaction import input_hash
 from stillhouse.store.rows import ExampleRow
 from stillhouse.tasks import Task
+from tests.integration.validator.judge_server import MODEL, stand_in_judge
 from tests.unit.trainer.tasks import T0, at, make_task
 
 TASK = make_task(
@@ -92,3 +94,43 @@ def test_changes_reach_the_student(home) -> None:
     # What can be exported to other targets is kept beside the artefact that serves.
     [artefact] = (home / "artefacts").iterdir()
     assert program_path(artefact).is_file()
+
+
+def judged_by(url: str, rubric: str, most: int = 200) -> Task:
+    judge = {"base_url": url, "model": MODEL, "rubric": rubric, "usd_per_call": 0.01, "max_concurrency": 16}
+    return make_task(
+        students=({"architecture": "hashed_ngrams"},), data={"judge": judge}, budget={"max_train_examples": most}
+    )
+
+
+def test_answers_that_a_rubric_turns_away_are_asked_about_once_and_teach_nobody(home) -> None:
+    with stand_in_judge() as (url, asked):
+        task = judged_by(url, "It is a or b .")
+        folder, told = job(home, task)
+        dataset, train, select, _, _ = _data(folder, task, home, told)
+        calls = len(asked)
+        assert {text.row["output"] for text in (*train, *select)} == {"a", "b"}
+        assert len(train) + len(select) == 200, "others stand in for those that were turned away"
+        assert calls < 400, "only what would teach is asked about"
+        card = json.loads((home / "datasets" / f"{dataset.version}.card.json").read_text())
+        assert card["removed_examples"][FAILED] == calls - 200
+        assert card["removed_examples"][SILENT] == 0
+        assert json.loads((folder / RUBRIC_FILE).read_text()) == {"calls": calls, "usd": pytest.approx(0.01 * calls)}
+        assert json.loads((folder / "reviewed.json").read_text())["judge_usd"] == pytest.approx(0.01 * calls)
+        # Another job finds the rulings and pays nothing; a job that was stopped while it asked knows what it took.
+        again, told = job(home, task, job_id="k")
+        assert _data(again, task, home, told)[0].version == dataset.version
+        assert json.loads((again / RUBRIC_FILE).read_text())["calls"] == 0
+        (folder / "dataset.json").unlink()
+        _data(folder, task, home, json.loads((folder / "job.json").read_text()))
+        assert json.loads((folder / RUBRIC_FILE).read_text())["calls"] == calls == len(asked)
+
+
+def test_a_judge_that_says_nothing_usable_ends_the_attempt(home) -> None:
+    with stand_in_judge(silent=True) as (url, asked):
+        task = judged_by(url, "It is a or b .")
+        folder, told = job(home, task)
+        with pytest.raises(ValueError, match="gave no usable answer to any of 4 cases"):
+            _data(folder, task, home, told)
+        assert len(asked) == 4
+        assert not (folder / "dataset.json").exists()

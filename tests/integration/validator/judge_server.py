@@ -1,4 +1,7 @@
-"""A stand-in for an OpenAI-compatible endpoint, called `stand-in-judge`: it prefers the longer answer, or the first."""
+"""A stand-in for an OpenAI-compatible endpoint, called `stand-in-judge`: it prefers the longer answer or the first.
+
+An answer meets its rubric if it is in the words of the rubric.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def stand_in_judge(*, first: bool = False, silent: bool = False) -> Iterator[tup
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(body)
             pair = json.loads(body["messages"][1]["content"])
-            if "answer" in pair:  # asked about grounding: only what is given word by word has any
+            if "answer" in pair and "given" not in pair:  # asked about a rubric
+                said = json.dumps({"meets": pair["answer"] in body["messages"][0]["content"].split()})
+            elif "answer" in pair:  # asked about grounding: only what is given word by word has any
                 said = json.dumps({"grounded": pair["answer"].rstrip(".") in pair["given"]})
             else:
                 a, b = len(pair["A"]), len(pair["B"])

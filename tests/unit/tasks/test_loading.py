@@ -98,6 +98,11 @@ def test_the_promise_of_a_cascade_says_what_it_is_about(tmp_path) -> None:
             'usd_per_call = 0.1\nkind = "magic"',
             "teacher: kind must be one of ensemble, openai, anthropic, recorded, cross_encoder and",
         ),
+        (
+            "[[student]]",
+            '[data.judge]\nbase_url = "http://127.0.0.1:1/v1"\nmodel = "m"\n\n[[student]]',
+            "data.judge: rubric is missing; say what an answer must be to teach",
+        ),
         ('["a", "b"]', '["a"]', "labels must name at least two labels"),
         ("[[student]]" + GOOD.split("[[student]]")[1], "", "needs at least one [[student]]"),
         ('name = "t"', 'name = "t"\nkind = "generate"', "has no labels, and a teacher that writes"),
