@@ -53,6 +53,8 @@ class WritingPlayer:
                 continue
             if left == 0:
                 return f"all questions are sent and {self._awaited()}"
+            if wanted > left and (gate := self._wants_more()) is not None:
+                return f"the offline gate needs about {gate} more answers, and {left:,} questions are left"
             wanted = min(wanted, left)
             await self._send_all(supply, wanted, pace)
             if state.live is None and state.candidate and state.stage == "shadow":
@@ -78,6 +80,11 @@ class WritingPlayer:
             if gate.stage == "offline" and gate.needs_more:
                 needs = max(needs, gate.n + round(MORE * gate.needs_more))
         return max(0, needs - judged), QUICK
+
+    def _wants_more(self) -> str | None:
+        """How many cases an undecided offline gate waits for; it does not look again before it has them."""
+        open_ = [gate.needs_more for gate in self._state.gates.values() if gate.stage == "offline" and gate.needs_more]
+        return f"{open_[-1]:,}" if open_ and not self._state.candidate and self._state.live is None else None
 
     def _ended(self) -> str | None:
         """Why nothing will happen any more, where that is so."""

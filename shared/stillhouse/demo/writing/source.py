@@ -39,7 +39,7 @@ class Sizing:
     served: int = 150  # requests with the student live, before the demo ends
     shadow_requests: int = 30
     quantization: str = "auto"
-    min_coverage: float = 0.1
+    min_coverage: float = 0.02  # any share that pays is worth seeing; the gate's payback says whether it does
 
 
 @dataclass(frozen=True, slots=True)
