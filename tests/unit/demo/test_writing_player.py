@@ -51,3 +51,11 @@ def test_a_gate_gets_what_it_asks_for_and_the_student_serves() -> None:
     )
     assert missing is None
     assert tally.sent == tally.answered == judged + 55 + 5
+
+
+def test_a_gate_that_asks_for_nearly_all_is_waited_for() -> None:
+    rest = REST - FIRST_CASES
+    steps = {TAUGHT: [trained("s1", 1)], TAUGHT + FIRST_CASES: [undecided(FIRST_CASES, rest - 2)]}
+    missing, tally = play(steps | {TAUGHT + REST: [undecided(REST, 10)]})
+    assert missing == "the offline gate needs about 10 more answers, and 0 questions are left"
+    assert tally.sent == TAUGHT + REST

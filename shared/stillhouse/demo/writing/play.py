@@ -45,7 +45,9 @@ class WritingPlayer:
                 if self._tally.sent - live_since >= self._served:
                     await self._quiet()
                     return None
-            wanted, pace = self._wanted(judged)
+            if (lacking := self._wants_more(judged + left)) is not None:
+                return f"the offline gate needs about {lacking:,} more answers, and {left:,} questions are left"
+            wanted, pace = self._wanted(judged, judged + left)
             if wanted == 0:
                 if (ended := self._ended()) is not None:
                     return ended
@@ -53,8 +55,6 @@ class WritingPlayer:
                 continue
             if left == 0:
                 return f"all questions are sent and {self._awaited()}"
-            if wanted > left and (gate := self._wants_more()) is not None:
-                return f"the offline gate needs about {gate} more answers, and {left:,} questions are left"
             wanted = min(wanted, left)
             await self._send_all(supply, wanted, pace)
             if state.live is None and state.candidate and state.stage == "shadow":
@@ -68,8 +68,8 @@ class WritingPlayer:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def _wanted(self, judged: int) -> tuple[int, int]:
-        """How many questions to send now, and how many of them at once."""
+    def _wanted(self, judged: int, most: int) -> tuple[int, int]:
+        """How many questions to send now, and how many of them at once; `most` can be judged in all."""
         state = self._state
         if state.live is not None or state.candidate:
             return 1, AT_ONCE
@@ -79,12 +79,15 @@ class WritingPlayer:
         for gate in state.gates.values():
             if gate.stage == "offline" and gate.needs_more:
                 needs = max(needs, gate.n + round(MORE * gate.needs_more))
-        return max(0, needs - judged), QUICK
+        return max(0, min(needs, most) - judged), QUICK
 
-    def _wants_more(self) -> str | None:
-        """How many cases an undecided offline gate waits for; it does not look again before it has them."""
-        open_ = [gate.needs_more for gate in self._state.gates.values() if gate.stage == "offline" and gate.needs_more]
-        return f"{open_[-1]:,}" if open_ and not self._state.candidate and self._state.live is None else None
+    def _wants_more(self, most: int) -> int | None:
+        """Cases that an open offline gate waits for, where it cannot have them: it looks again only when it has."""
+        state = self._state
+        if state.candidate or state.live is not None:
+            return None
+        open_ = [gate for gate in state.gates.values() if gate.stage == "offline" and gate.needs_more]
+        return next((gate.needs_more for gate in open_[-1:] if gate.n + (gate.needs_more or 0) > most), None)
 
     def _ended(self) -> str | None:
         """Why nothing will happen any more, where that is so."""
