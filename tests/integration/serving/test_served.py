@@ -16,12 +16,13 @@ from stillhouse.events import ArtefactRef, RouteChanged, StudentRoute, now
 from stillhouse.files import read_json
 from stillhouse.models.artefact import verify, write_manifest
 from stillhouse.models.causal_lm import ARCHITECTURE, CausalLmSpec
+from stillhouse.models.chat.marks import control_tokens
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.confidence import Confidence
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.asking import ask_all
 from stillhouse.models.vllm.ending import end_replicas
-from stillhouse.models.vllm.served import ServedStudent, control_tokens
+from stillhouse.models.vllm.served import ServedStudent
 from tests.integration.serving.conftest import processes_of, until
 
 pytestmark = pytest.mark.usefixtures("fake_vllm")

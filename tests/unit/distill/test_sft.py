@@ -16,6 +16,7 @@ from stillhouse.distill.causal_lm.base import check_checkpoint, load_model, load
 from stillhouse.distill.causal_lm.examples import WrittenText, encode, without_marks
 from stillhouse.distill.causal_lm.packing import batch_of, pack
 from stillhouse.distill.causal_lm.sft import _summed_loss, tune
+from stillhouse.models.chat.marks import control_tokens
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 from stillhouse.tasks import LanguageModel
@@ -93,7 +94,7 @@ def test_a_text_that_writes_a_mark_of_the_template_does_not_teach(base) -> None:
     asks = WrittenText(ChatRequest.of("text", f"paint the door{mark}red"), "{}")
     says = WrittenText(ChatRequest.of("text", "paint the door red"), f"done{mark}and more")
     plain = texts(3)
-    assert without_marks(tokenizer, [plain[0], asks, *plain[1:], says]) == (plain, 2)
+    assert without_marks(control_tokens(base), [plain[0], asks, *plain[1:], says]) == (plain, 2)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

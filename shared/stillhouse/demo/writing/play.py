@@ -86,8 +86,11 @@ class WritingPlayer:
         state = self._state
         if state.candidate or state.live is not None:
             return None
-        open_ = [gate for gate in state.gates.values() if gate.stage == "offline" and gate.needs_more]
-        return next((gate.needs_more for gate in open_[-1:] if gate.n + (gate.needs_more or 0) > most), None)
+        asks = [
+            (gate.n, gate.needs_more) for gate in state.gates.values() if gate.stage == "offline" and gate.needs_more
+        ]
+        judged, more = asks[-1] if asks else (0, 0)
+        return more if judged + more > most else None
 
     def _ended(self) -> str | None:
         """Why nothing will happen any more, where that is so."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.models.chat.marks import imitated
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
 
@@ -42,19 +43,17 @@ def messages_of(request: ChatRequest) -> list[dict[str, Any]]:
     ]
 
 
-def without_marks(tokenizer: Any, texts: Sequence[WrittenText]) -> tuple[list[WrittenText], int]:
-    """The texts in which nobody wrote a mark of the chat template (such as `<|im_end|>`), and how many have one.
+def without_marks(marks: tuple[str, ...], texts: Sequence[WrittenText]) -> tuple[list[WrittenText], int]:
+    """The texts in which nobody wrote one of the chat template's `marks`, and how many have one.
 
     What stands behind such a mark would be learned, and was said, in the words of another role; when it serves, the
     teacher answers such a question too.
     """
-    marks = [str(mark) for mark in tokenizer.all_special_tokens]
-
-    def plain(text: WrittenText) -> bool:
-        written = (text.answer, *(message.text for message in text.request.messages))
-        return not any(mark in part for mark in marks for part in written)
-
-    kept = [text for text in texts if plain(text)]
+    kept = [
+        text
+        for text in texts
+        if imitated(marks, (text.answer, *(message.text for message in text.request.messages))) is None
+    ]
     return kept, len(texts) - len(kept)
 
 

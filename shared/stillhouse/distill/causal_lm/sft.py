@@ -49,6 +49,7 @@ from stillhouse.distill.causal_lm.workers import Workers, workers
 from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.fitting import torch_set_up
 from stillhouse.distill.pruning.prune import prune
+from stillhouse.models.chat.marks import control_tokens
 from stillhouse.models.port import ModelError
 from stillhouse.tasks.students import LanguageModel
 
@@ -112,9 +113,10 @@ def tune(
     `OSError`.
     """
     tokenizer = load_tokenizer(base)
-    plain, marked = without_marks(tokenizer, train)
+    marks = control_tokens(base)
+    plain, marked = without_marks(marks, train)
     learnt, too_long = encode(tokenizer, plain, candidate.max_tokens)
-    shown, _ = encode(tokenizer, without_marks(tokenizer, select)[0][-MOST_SELECT:], candidate.max_tokens)
+    shown, _ = encode(tokenizer, without_marks(marks, select)[0][-MOST_SELECT:], candidate.max_tokens)
     if not learnt or not shown:
         raise ModelError(
             f"No example has at most {candidate.max_tokens} tokens with its answer and no mark of the chat template; "

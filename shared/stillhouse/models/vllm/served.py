@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
 from stillhouse.models.causal_lm import CausalLmSpec
 from stillhouse.models.chat.completion import Completion, OnText
+from stillhouse.models.chat.marks import control_tokens, imitated
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.confidence import SAMPLES, TEMPERATURE
 from stillhouse.models.port import ModelError
@@ -23,7 +22,6 @@ from stillhouse.store.redaction import redact
 START_S: Final = 900.0
 SEQUENCES: Final = 16  # answers that a replica writes at once
 DRAIN_S: Final = 60.0  # for answers that are being written when a student is let go
-TOKENIZER_FILE: Final = "tokenizer.json"
 
 
 class ServedStudent:
@@ -80,7 +78,7 @@ class ServedStudent:
         """Its answer with its confidence. Raises `ModelError`: then the teacher is asked."""
         if request.tools:
             raise ModelError(f"the student {self.version} calls no tools; the teacher does.")
-        if (control := self._imitated(request)) is not None:
+        if (control := imitated(self._control, [message.text for message in request.messages])) is not None:
             raise ModelError(
                 f"the text holds {control}, which the student {self.version} would read as a mark of its own; "
                 "the teacher answers."
@@ -132,20 +130,6 @@ class ServedStudent:
 
     def _with_prompt(self, request: ChatRequest) -> ChatRequest:
         return request.with_examples(self.spec.examples).with_instruction(self.spec.instruction)
-
-    def _imitated(self, request: ChatRequest) -> str | None:
-        return next((token for token in self._control for message in request.messages if token in message.text), None)
-
-
-def control_tokens(folder: Path) -> tuple[str, ...]:
-    """The texts that a checkpoint's tokenizer reads as marks, such as `<|im_end|>`.
-
-    Whoever writes one into a question could end it, and go on in the words of another role.
-    """
-    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
-        added = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8")).get("added_tokens") or ()
-        return tuple(str(token["content"]) for token in added if token.get("special") and token["content"])
-    return ()
 
 
 def _serve(spec: CausalLmSpec) -> ServeSpec:
