@@ -234,9 +234,7 @@ def _data(
             by_group=by_group,
             rules_teach=task.data.policy > 0,
         )
-        chosen, taught, turned_away, judge_usd = choose_by_rubric(
-            task, taught, choosing, home, folder, str(job["job_id"])
-        )
+        chosen, taught, turned_away, judge_usd = choose_by_rubric(task, taught, choosing, home, folder)
         removed |= turned_away
         dataset = freeze(chosen, home / "datasets", cutoff)
         card = card_of(task, dataset, chosen, taught, removed, recorded=len(recorded), since=job.get("since"))

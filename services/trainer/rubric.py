@@ -21,9 +21,11 @@ Choose = Callable[[Sequence[dict[str, Any]]], list[Chosen]]
 
 
 def choose_by_rubric(
-    task: Task, rows: list[dict[str, Any]], choose: Choose, home: Path, folder: Path, job_id: str
+    task: Task, rows: list[dict[str, Any]], choose: Choose, home: Path, folder: Path
 ) -> tuple[list[Chosen], list[dict[str, Any]], dict[str, int], float]:
     """What `choose` takes of `rows` that meets the rubric; the rows that may, what was left out by reason, and USD.
+
+    `folder` is the job's, and its name is who asks.
 
     Only answers that would teach are asked about, each once in the life of a rubric; people's labels and rules are not
     the judge's business. What it does not rule on is left out too. Raises `DataError` as `choose` does, and ValueError
@@ -46,7 +48,7 @@ def choose_by_rubric(
         ]
         if not asked:
             return chosen, rows, removed, usd
-        said, calls = asyncio.run(meet_all(judge, home / RULINGS, name, asked, job_id))
+        said, calls = asyncio.run(meet_all(judge, home / RULINGS, name, asked, folder.name))
         usd = calls * judge.usd_per_call
         write_json(folder / RUBRIC_FILE, {"calls": calls, "usd": usd})
         turned_away = {one.id for one in asked if not said.get(one.id, False)}
