@@ -9,8 +9,8 @@ from stillhouse.embedded.ports import free_port
 from stillhouse.models.port import Model, ModelError
 from stillhouse.models.vllm.lease import ReplicaLease
 from stillhouse.models.vllm.pooling import PooledClassifier, PooledReranker
+from stillhouse.models.vllm.posting import FAILURES
 from stillhouse.models.vllm.spec import ServeSpec
-from stillhouse.models.vllm.student import FAILURES
 from tests.integration.serving.conftest import processes_of, until
 from tests.tiny_models import CORPUS, tiny_bert
 

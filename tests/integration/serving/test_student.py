@@ -13,7 +13,8 @@ from stillhouse.embedded.ports import free_port
 from stillhouse.models.chat.completion import ChatModel
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
-from stillhouse.models.vllm.student import FAILURES, VllmStudent
+from stillhouse.models.vllm.posting import FAILURES
+from stillhouse.models.vllm.student import VllmStudent
 from tests.integration.serving.fake_vllm import answer
 
 SCHEMA = {"type": "object", "properties": {"intent": {"type": "string"}}, "required": ["intent"]}
@@ -154,8 +155,8 @@ async def _failing(request: web.Request) -> web.Response:
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
-        (_broken, "no completion"),
-        (_no_logprobs, "no completion"),
+        (_broken, "nothing usable"),
+        (_no_logprobs, "nothing usable"),
         (_cut_off, "could not be asked"),
         (_slow, r"could not be asked \(.*Timeout"),
         (_failing, r"status 500 \(engine is dead\)"),

@@ -9,10 +9,10 @@ import pytest
 
 from stillhouse.models.port import ModelError
 from stillhouse.models.vllm.lease import available, short_of_memory
+from stillhouse.models.vllm.posting import FAILURES, REFUSED_S, Breaker
 from stillhouse.models.vllm.processes import cpu_seconds_of, members, reason_in
 from stillhouse.models.vllm.replica_main import Leases, command_of, environment_of
 from stillhouse.models.vllm.spec import GIB, ServeSpec, weights_bytes
-from stillhouse.models.vllm.student import FAILURES, REFUSED_S, Breaker
 
 
 @pytest.mark.parametrize(

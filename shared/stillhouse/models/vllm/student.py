@@ -7,22 +7,15 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
-
-import aiohttp
+from typing import Any, TypeVar
 
 from stillhouse.models.chat.completion import Completion, OnText, finish_of
-from stillhouse.models.chat.posting import MOST_OF_AN_ERROR, bounded, words_of
 from stillhouse.models.chat.replies import NoCompletion, read_whole
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.models.port import ModelError
-
-CONNECT_S: Final = 2.0
-FAILURES: Final = 5  # in a row: then nobody asks for a while
-REFUSED_S: Final = 5.0
+from stillhouse.models.vllm.posting import BaseUrl, Posting
 
 T = TypeVar("T")
-BaseUrl = Callable[[], str | None]  # a replica's address with `/v1`; None while it is not ready
 
 
 class VllmStudent:
@@ -49,10 +42,7 @@ class VllmStudent:
         if response_schema is not None:
             named = {"name": "answer", "schema": dict(response_schema), "strict": True}
             self._format = {"type": "json_schema", "json_schema": named}
-        self._slots = asyncio.Semaphore(concurrency)
-        self._breaker = Breaker()
-        self._timeout_s = timeout_s
-        self._session: aiohttp.ClientSession | None = None
+        self._server = Posting(student_id, base_url, concurrency=concurrency, timeout_s=timeout_s)
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -109,47 +99,17 @@ class VllmStudent:
         """Close its connections; what is under way may take `drain_s` seconds more."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), drain_s)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._server.close()
 
     async def _ask(self, asked: Mapping[str, Any], read: Callable[[bytes], T]) -> T:
         self._under_way += 1
         self._idle.clear()
         try:
-            async with self._slots:
-                url = self._base_url()
-                if url is None:
-                    raise ModelError(f"the student {self._id} is not ready; its replica starts or has failed.")
-                self._breaker.enter(self._id)
-                return await self._post(f"{url.rstrip('/')}/chat/completions", json.dumps(asked).encode(), read)
+            return await self._server.post("/chat/completions", asked, read)
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
-
-    async def _post(self, url: str, body: bytes, read: Callable[[bytes], T]) -> T:
-        try:
-            async with self._connected().post(url, data=body) as said:
-                if said.status != 200:
-                    why = words_of(await said.content.read(MOST_OF_AN_ERROR))
-                    if said.status < 500:  # it answers; this request is what it does not take
-                        self._breaker.well()
-                    else:
-                        self._breaker.failed()
-                    raise ModelError(f"the student {self._id} refused with status {said.status}{why}")
-                reply = read(await bounded(said.content))
-        except NoCompletion as error:
-            self._breaker.failed()
-            raise ModelError(f"the student {self._id} answered with no completion ({error})") from None
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
-            self._breaker.failed()
-            raise ModelError(f"the student {self._id} could not be asked ({type(error).__name__})") from None
-        except asyncio.CancelledError:
-            self._breaker.left()
-            raise
-        self._breaker.well()
-        return reply
 
     def _check(self, content: str | None, schema: Mapping[str, Any]) -> None:
         try:
@@ -164,54 +124,6 @@ class VllmStudent:
 
     def _invalid(self, why: str) -> ModelError:
         return ModelError(f"invalid output of the student {self._id} ({why}): escalates to the teacher")
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = session(self._timeout_s)
-        return self._session
-
-
-def session(timeout_s: float) -> aiohttp.ClientSession:
-    """Connections to a server of students; how many at once is its students' setting."""
-    return aiohttp.ClientSession(
-        headers={"Content-Type": "application/json"},
-        timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_S),
-        connector=aiohttp.TCPConnector(limit=0),
-        trust_env=False,
-    )
-
-
-class Breaker:
-    """After some failures in a row nobody is let through for a while, then one at a time until one succeeds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._refused_until = 0.0
-        self._trying = False
-
-    def enter(self, student_id: str) -> None:
-        """Raises `ModelError` where nobody is let through now."""
-        if self._failures < FAILURES:
-            return
-        if self._trying or self._clock() < self._refused_until:
-            raise ModelError(f"the student {student_id} failed {self._failures} times in a row; it is tried again soon")
-        self._trying = True
-
-    def well(self) -> None:
-        """It answered."""
-        self._failures = 0
-        self._trying = False
-
-    def failed(self) -> None:
-        """It did not answer."""
-        self._failures += 1
-        self._trying = False
-        self._refused_until = self._clock() + REFUSED_S
-
-    def left(self) -> None:
-        """Whoever asked went away before it answered: that says nothing of it."""
-        self._trying = False
 
 
 def _texts(body: bytes) -> list[str]:
