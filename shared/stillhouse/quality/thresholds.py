@@ -69,19 +69,30 @@ def _places(served: NDArray[np.float64], first: int, steps: int) -> NDArray[np.i
 
 
 def choose_threshold(
-    confidence: ArrayLike, agrees: ArrayLike, epsilon: float, grid: ArrayLike | None = None, *, selective: bool = False
+    confidence: ArrayLike,
+    agrees: ArrayLike,
+    epsilon: float,
+    grid: ArrayLike | None = None,
+    *,
+    selective: bool = False,
+    delta: float | None = None,
 ) -> Threshold:
     """The smallest threshold of the grid whose observed risk is at most `epsilon`; `SERVE_NOTHING` if none is.
 
     `confidence`: shape (n,), in [0, 1]; `agrees`: shape (n,), bool. The risk is over all cases, or with `selective`
-    over those served, of which there must be one at least. This promises nothing about new cases: choose at
-    half of the epsilon that is to be certified, then certify on other cases. ValueError for arrays that do not match.
+    over those served, of which there must be one at least. With `delta` it is not the observed risk but its upper
+    Clopper-Pearson bound of that level that must be at most `epsilon`, or no loss may be observed at all: of few cases,
+    few losses may be luck. Neither promises anything about new cases: choose at half of the epsilon that is to be
+    certified, then certify on other cases. ValueError for arrays that do not match.
     """
     table = _Table.of(confidence, agrees, default_grid() if grid is None else grid)
     if table.n == 0:
         return Threshold(SERVE_NOTHING, 0.0, 0.0, 0)
     trials = table.served if selective else np.full(table.grid.size, table.n)
-    allowed = np.flatnonzero((table.losses <= epsilon * trials) & (trials > 0))
+    kept = table.losses <= epsilon * trials
+    if delta is not None:
+        kept = (table.losses == 0) | (clopper_pearson_uppers(table.losses, trials, delta) <= epsilon)
+    allowed = np.flatnonzero(kept & (trials > 0))
     # The grid is strict to loose, so the last allowed one serves most.
     return (
         table.at(int(allowed[-1]), selective=selective) if allowed.size else Threshold(SERVE_NOTHING, 0.0, 0.0, table.n)

@@ -86,6 +86,18 @@ def test_chosen_on_one_set_and_certified_on_another_at_one_threshold() -> None:
     assert certified / 1500 > 0.6
 
 
+def test_a_threshold_chosen_by_a_bound_seldom_stands_at_the_edge_of_the_promise() -> None:
+    rng = np.random.default_rng(6)
+    edge = 0.75 * EPSILON  # from where a gate takes thousands of cases to decide
+    for n, more in ((200, 0.1), (300, 0.08)):
+        draws = [draw(rng, n) for _ in range(1000)]
+        observed = [overall_risk(choose_threshold(*cases, EPSILON / 2).value) for cases in draws]
+        bounded = [overall_risk(choose_threshold(*cases, EPSILON / 2, delta=0.1).value) for cases in draws]
+        assert np.mean([risk >= edge for risk in bounded]) <= 0.02
+        assert np.mean([risk >= edge for risk in observed]) > more
+        assert np.mean([risk > EPSILON / 2 for risk in bounded]) <= 0.15  # the loosest of many: somewhat above delta
+
+
 def test_chosen_on_one_set_and_certified_by_the_gate_with_a_look_after_every_case() -> None:
     rng = np.random.default_rng(5)
     # A hostile chooser: every threshold it picks breaks the promise by a hair, and the gate is asked 150 times.
@@ -151,6 +163,15 @@ def test_a_looser_promise_serves_no_less(cases: tuple[np.ndarray, np.ndarray], e
     strict, loose = choose_threshold(*cases, epsilon), choose_threshold(*cases, epsilon + more)
     assert loose.value <= strict.value
     assert loose.coverage >= strict.coverage
+
+
+@given(judged_cases(), st.floats(0.0, 0.25), st.floats(0.01, 0.4), st.booleans())
+def test_a_bound_serves_no_more_than_what_was_observed_and_all_that_lost_nothing(
+    cases: tuple[np.ndarray, np.ndarray], epsilon: float, delta: float, selective: bool
+) -> None:
+    bounded = choose_threshold(*cases, epsilon, selective=selective, delta=delta)
+    assert bounded.value >= choose_threshold(*cases, epsilon, selective=selective).value
+    assert bounded.value <= choose_threshold(*cases, 0.0, selective=selective).value
 
 
 @given(judged_cases(), st.floats(0.05, 0.9), st.booleans())
