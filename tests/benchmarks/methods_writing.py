@@ -7,8 +7,8 @@ teacher's probabilities at those answers, kept whole or as its 20 likeliest toke
 (`top_k`, forward KL), or with half of the steps on answers that the student drew itself (`on_policy`, JSD). `unhealed`
 is the teacher cut and no more. The metric is the share of JSON fields that are those of recorded answers which share
 nothing with what was learned, decoded greedily; seeds change the order of the texts, the adapters' start and what is
-drawn. Differences are from the baseline with the same seed, with Student's 95 % interval over seeds. Few texts, few
-steps and few seeds, so that the whole takes a quarter of an hour on one core: an interval that holds 0 shows no gain.
+drawn. Differences are from the baseline with the same seed, with Student's 95 % interval over seeds. Few texts
+and few steps, so that the whole takes half an hour on one core: an interval that holds 0 shows no gain.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HOME = meta.ROOT / ".stillhouse" / "bench" / "methods_writing"
 TAUGHT, LEARNT, ASKED = 96, 24, 20  # texts: of the teacher, of the students, and those that judge
 SELECT = 2  # more texts choose the part of a run that is kept
 EPOCHS, RATE, STEP_TOKENS, LAYERS = 1.0, 1e-3, 512, 16
-SEEDS = 3
+SEEDS = 5
 LONGEST = 64  # tokens of an answer; recorded ones have at most about 60
 BASELINE = "hard"
 METHODS: dict[str, dict[str, Any]] = {
