@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+GROUPS = (128, 64, 32)  # inputs that may share a scale in W4A16, the fewest scales first
 SCHEMES = {"w8a8": "W8A8", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC", "nvfp4": "NVFP4"}
 
 
@@ -46,7 +47,7 @@ def quantise(job: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
-    asked: dict[str, Any] = {"model": model, "recipe": recipe_of(job["scheme"], gptq=job["gptq"])}
+    asked: dict[str, Any] = {"model": model, "recipe": recipe_of(job["scheme"], model, gptq=job["gptq"])}
     if rows := rows_of(job, tokenizer):
         from datasets import Dataset
 
@@ -82,14 +83,31 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def recipe_of(scheme: str, *, gptq: bool) -> list[Any]:
+def recipe_of(scheme: str, model: Any, *, gptq: bool) -> list[Any]:
     """LLM Compressor's modifiers. The head stays as it is: it costs little, and its errors are answers."""
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 
     # W8A8: int8 weights by channel, int8 activations by token as they come. W4A16: int4 weights in groups.
-    if gptq and scheme in ("w8a8", "w4a16"):
-        return [GPTQModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])]
-    return [QuantizationModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])]
+    how: dict[str, Any] = {"targets": "Linear", "scheme": SCHEMES[scheme]}
+    if scheme == "w4a16":
+        how = {"config_groups": {"group_0": in_groups(model)}}
+    modifier = GPTQModifier if gptq and scheme in ("w8a8", "w4a16") else QuantizationModifier
+    return [modifier(ignore=["lm_head"], **how)]
+
+
+def in_groups(model: Any) -> Any:
+    """W4A16 in the largest groups that divide what every layer reads: 576 values are 4.5 groups of 128."""
+    import torch
+    from compressed_tensors.quantization import preset_name_to_scheme
+
+    layers = {name: one.in_features for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+    columns = {columns for name, columns in layers.items() if not name.endswith("lm_head")}
+    fitting = [group for group in GROUPS if all(each % group == 0 for each in columns)]
+    if not fitting:
+        raise ValueError(f"layers read {sorted(columns)} values, which groups of {GROUPS[-1]} do not divide")
+    scheme = preset_name_to_scheme(SCHEMES["w4a16"], ["Linear"])
+    scheme.weights.group_size = fitting[0]
+    return scheme
 
 
 if __name__ == "__main__":

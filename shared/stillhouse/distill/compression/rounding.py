@@ -1,7 +1,7 @@
 """The grid that quantised weights and activations lie on, and learning with it: what rounds is learned through.
 
-compressed-tensors' symmetric integers, as a quantised checkpoint holds them: for a channel (or a group of 128 inputs,
-or a token's activations) x and b bits
+compressed-tensors' symmetric integers, as a quantised checkpoint holds them: for a channel (or a group of inputs, or
+a token's activations) x and b bits
 
     s = max |x| / ((2^b - 1) / 2),    q = round(clamp(x / s, -2^(b-1), 2^(b-1) - 1)),    x' = s q
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 from stillhouse.models.port import ModelError
 
 Rounded = Literal["w8a8", "w4a16"]
-GROUP: Final = 128  # inputs of a weight that share a scale in W4A16
+GROUPS: Final = (128, 64, 32)  # inputs of a weight that may share a scale in W4A16; as in `quantise_job`
 KEPT: Final = "lm_head"  # as in `quantise_job`: the head is not rounded
 
 
@@ -63,11 +63,13 @@ class W8A8Linear(nn.Linear):
 
 
 class W4A16Linear(nn.Linear):
-    """A linear layer with int4 weights in groups of 128 inputs, in floating point."""
+    """A linear layer with int4 weights in groups of inputs, in floating point."""
+
+    group: int
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        groups = self.weight.view(self.out_features, -1, GROUP)
+        groups = self.weight.view(self.out_features, -1, self.group)
         return functional.linear(input, straight_through(groups, 4).view_as(self.weight), self.bias)
 
 
@@ -78,15 +80,24 @@ def round_layers(model: nn.Module, scheme: Rounded) -> int:
     """
     found = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear]
     inner = [(name, layer) for name, layer in found if not name.endswith(KEPT)]
-    for name, layer in inner:
-        if scheme == "w4a16" and layer.in_features % GROUP:
-            raise ModelError(f"w4a16: {name} reads {layer.in_features} values, which groups of {GROUP} do not divide.")
+    if scheme == "w4a16":
+        for name, layer in inner:
+            if layer.in_features % GROUPS[-1]:
+                raise ModelError(
+                    f"w4a16: {name} reads {layer.in_features} values, which groups of {GROUPS[-1]} do not divide."
+                )
+        group = next(one for one in GROUPS if all(layer.in_features % one == 0 for _, layer in inner))
+    for _, layer in inner:
         layer.__class__ = W8A8Linear if scheme == "w8a8" else W4A16Linear
+        if isinstance(layer, W4A16Linear):
+            layer.group = group
     return len(inner)
 
 
 def unround_layers(model: nn.Module) -> None:
     """Plain linear layers again, with the weights that were learned."""
     for layer in model.modules():
+        if isinstance(layer, W4A16Linear):
+            del layer.group
         if isinstance(layer, W8A8Linear | W4A16Linear):
             layer.__class__ = nn.Linear  # type: ignore[assignment]

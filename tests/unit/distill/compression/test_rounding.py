@@ -62,7 +62,12 @@ def test_layers_round_while_they_learn_and_are_plain_after(tmp_path) -> None:
     groups = nn.Linear(256, 3, bias=False)
     round_layers(nn.Sequential(groups), "w4a16")
     assert torch.allclose(groups(torch.eye(256)).T[:, :128], on_grid(groups.weight[:, :128], 4), atol=1e-6)
-    with pytest.raises(ModelError, match="reads 4 values, which groups of 128 do not divide"):
+    mixed = nn.Sequential(nn.Linear(192, 128, bias=False), nn.Linear(128, 2))  # 192 values are 1.5 groups of 128
+    round_layers(mixed, "w4a16")
+    assert torch.allclose(mixed[0](torch.eye(192)).T[:, 64:128], on_grid(mixed[0].weight[:, 64:128], 4), atol=1e-6)
+    unround_layers(mixed)
+    assert not hasattr(mixed[0], "group")
+    with pytest.raises(ModelError, match="reads 4 values, which groups of 32 do not divide"):
         round_layers(layer, "w4a16")
 
 
