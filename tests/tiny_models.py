@@ -20,7 +20,9 @@ CORPUS = [
 ]
 
 
-def tiny_causal_lm(folder: Path, seed: int = 0, taught: Sequence[tuple[str, str]] = (), steps: int = 120) -> Path:
+def tiny_causal_lm(
+    folder: Path, seed: int = 0, taught: Sequence[tuple[str, str]] = (), steps: int = 120, hidden: int = 128
+) -> Path:
     """Write a Llama of 0.4 M random weights (float32 safetensors) and its tokenizer to `folder`, and give it back.
 
     `taught` are pairs of question and answer that it then knows by heart, with the end of each answer; 120 steps are
@@ -32,7 +34,7 @@ def tiny_causal_lm(folder: Path, seed: int = 0, taught: Sequence[tuple[str, str]
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=128,
+        hidden_size=hidden,
         intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,  # of 32: the smallest head that vLLM has attention for on a CPU

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -109,3 +111,15 @@ def test_the_grid_is_what_the_quantised_checkpoint_holds(tmp_path, scheme) -> No
         assert held[name].dtype == torch.int8
         stored = held[name].float() * held[f"{name}_scale"].float()
         assert torch.allclose(stored, on_grid(floats[name], 8), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not exists("quantising"), reason="the quantising environment is not made: `stillhouse environments`"
+)
+def test_w4a16_takes_groups_that_divide_what_layers_read(tmp_path) -> None:
+    plain = tiny_causal_lm(tmp_path / "plain", hidden=192)
+    quantise(plain, tmp_path / "w4a16", "w4a16", [], rounded=True)
+    config = json.loads((tmp_path / "w4a16" / "config.json").read_text(encoding="utf-8"))
+    groups = config["quantization_config"]["config_groups"]
+    assert [one["weights"]["group_size"] for one in groups.values()] == [64]
