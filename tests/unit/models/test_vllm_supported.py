@@ -7,13 +7,12 @@ from typing import get_args
 import pytest
 
 from stillhouse.models.vllm.spec import Quantization
-from stillhouse.models.vllm.supported import Target, capability_of, choices, cpu_flags, detect, refusal
+from stillhouse.models.vllm.supported import Target, capability_of, choices, detect, has_avx2, refusal
 
-OLD = Target(avx2=False, avx512=False)
-AVX2 = Target(avx2=True, avx512=False)
-AVX512 = Target(avx2=True, avx512=True)
+OLD = Target(avx2=False)
+AVX2 = Target(avx2=True)
 TURING, AMPERE, ADA, HOPPER, BLACKWELL, DESK_BLACKWELL = (
-    Target(True, False, gpu) for gpu in ((7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
+    Target(True, gpu) for gpu in ((7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
 )
 
 
@@ -22,7 +21,6 @@ TURING, AMPERE, ADA, HOPPER, BLACKWELL, DESK_BLACKWELL = (
     [
         (OLD, ()),
         (AVX2, ("none", "w8a8")),
-        (AVX512, ("none", "w8a8", "w4a16")),
         (TURING, ("none",)),
         (AMPERE, ("w8a8", "w4a16", "none")),
         (ADA, ("fp8", "w8a8", "w4a16", "none")),
@@ -40,17 +38,16 @@ def test_known_machines_serve_what_they_can_the_best_first(target, served) -> No
 
 
 def test_a_refusal_names_what_is_missing() -> None:
-    assert "AVX-512" in (refusal("w4a16", AVX2) or "")
+    assert "float32" in (refusal("w4a16", AVX2) or "")
     assert "Blackwell" in (refusal("nvfp4", HOPPER) or "")
     assert "8.0" in (refusal("fp8", AMPERE) or "")
 
 
 def test_flags_are_read_from_cpuinfo() -> None:
-    assert cpu_flags("processor : 0\nflags\t\t: fpu sse avx avx2\n") == (True, False)
-    assert cpu_flags("flags : avx2 avx512f avx512bw avx512vl avx512dq avx512cd\n") == (True, True)
-    assert cpu_flags("flags : avx2 avx512f\n") == (True, False), "the foundation alone has not what the kernels use"
-    assert cpu_flags("Features : fp asimd\n") == (False, False)
-    assert cpu_flags("") == (False, False)
+    assert has_avx2("processor : 0\nflags\t\t: fpu sse avx avx2\n")
+    assert not has_avx2("flags : avx avx2_vnni\n")
+    assert not has_avx2("Features : fp asimd\n")
+    assert not has_avx2("")
 
 
 def test_the_least_capable_gpu_counts() -> None:
@@ -62,4 +59,3 @@ def test_the_least_capable_gpu_counts() -> None:
 
 def test_this_machine_is_some_machine() -> None:
     assert detect(with_gpu=False).gpu is None
-    assert detect().avx2 or not detect().avx512
