@@ -95,18 +95,23 @@ def recipe_of(scheme: str, model: Any, *, gptq: bool) -> list[Any]:
     return [modifier(ignore=["lm_head"], **how)]
 
 
+def group_of(layers: dict[str, int]) -> int:
+    """The largest group that divides what every layer reads, of `layers` by name: 576 values are 4.5 groups of 128."""
+    for name, reads in layers.items():
+        if reads % GROUPS[-1]:
+            raise ValueError(f"{name} reads {reads} values, which groups of {GROUPS[-1]} do not divide")
+    return next(one for one in GROUPS if all(reads % one == 0 for reads in layers.values()))
+
+
 def in_groups(model: Any) -> Any:
-    """W4A16 in the largest groups that divide what every layer reads: 576 values are 4.5 groups of 128."""
+    """W4A16 in groups that fit `model`."""
     import torch
     from compressed_tensors.quantization import preset_name_to_scheme
 
     layers = {name: one.in_features for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-    columns = {columns for name, columns in layers.items() if not name.endswith("lm_head")}
-    fitting = [group for group in GROUPS if all(each % group == 0 for each in columns)]
-    if not fitting:
-        raise ValueError(f"layers read {sorted(columns)} values, which groups of {GROUPS[-1]} do not divide")
+    group = group_of({name: reads for name, reads in layers.items() if not name.endswith("lm_head")})
     scheme = preset_name_to_scheme(SCHEMES["w4a16"], ["Linear"])
-    scheme.weights.group_size = fitting[0]
+    scheme.weights.group_size = group
     return scheme
 
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stillhouse.distill.compression.quantise_job import group_of
 from stillhouse.models.port import ModelError
 
 Rounded = Literal["w8a8", "w4a16"]
-GROUPS: Final = (128, 64, 32)  # inputs of a weight that may share a scale in W4A16; as in `quantise_job`
 KEPT: Final = "lm_head"  # as in `quantise_job`: the head is not rounded
 
 
@@ -81,12 +81,10 @@ def round_layers(model: nn.Module, scheme: Rounded) -> int:
     found = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear]
     inner = [(name, layer) for name, layer in found if not name.endswith(KEPT)]
     if scheme == "w4a16":
-        for name, layer in inner:
-            if layer.in_features % GROUPS[-1]:
-                raise ModelError(
-                    f"w4a16: {name} reads {layer.in_features} values, which groups of {GROUPS[-1]} do not divide."
-                )
-        group = next(one for one in GROUPS if all(layer.in_features % one == 0 for _, layer in inner))
+        try:
+            group = group_of({name: layer.in_features for name, layer in inner})
+        except ValueError as error:
+            raise ModelError(f"w4a16: {error}.") from None
     for _, layer in inner:
         layer.__class__ = W8A8Linear if scheme == "w8a8" else W4A16Linear
         if isinstance(layer, W4A16Linear):
