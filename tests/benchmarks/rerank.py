@@ -11,7 +11,8 @@ are of a paired bootstrap over queries. One thread each, CPU time of the own pro
 twenty lists; words, passages, tokens and redaction included. The peers are sentence-transformers' bi-encoder of the
 same MiniLM, which reads the first 96 tokens: as it comes, and fine-tuned whole from the same teacher's scores of the
 same lists by its listwise KL (`DistillKLDivLoss`, its usual rate, as many passes). They do without BM25, and ran one
-after the other, each in a process of its own.
+after the other, each in a process of its own. The second table has the bi-encoder taught by each objective in turn,
+with all else alike, and by the judgements alone; differences are from listwise KL, paired by query.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ STUDENTS = {
         architecture="cross_encoder", max_tokens=64, epochs=2, learn_layers=1, learning_rate=5e-5
     ),
 }
+# The main student otherwise taught. Judgements alone teach from the judged lists.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "margin_mse": {"objective": "margin_mse"},
+    "lambda_loss": {"objective": "lambda_loss"},
+    "supervised_mse": {"objective": "supervised_mse"},
+    "judgements alone": {"alpha": 1.0},
+}
 # name: epochs. sentence-transformers' bi-encoder of the teacher's own encoder.
 PEERS = {"sentence_transformers": 0, "sentence_transformers_distilled": 2}
 PEER_PACKAGES = ("sentence-transformers[train]", "torch==2.13.0")
@@ -106,10 +114,16 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
             for seed in seeds
         ]
     folders[KEPT] = [reading_beginnings(folders[MAIN][0], KEPT_TOKENS)]
+    otherwise = {}
+    for name, change in OBJECTIVES.items():
+        of = (judged, select) if "alpha" in change else (learnt, chosen)
+        student = STUDENTS[MAIN].model_copy(update=change)
+        otherwise[name] = trained(f"{MAIN}-{name.replace(' ', '_')}", student, *of, lexicon)
     said, failed = _peers(learnt, lists.test, quick)
     result = _measure(lists, lexicon, folders, said)
     packages = ("onnxruntime", "torch", "transformers", "numpy")
     result["meta"] = meta.finish(begun, repeats=len(SEEDS), quick=quick, data=lists.name, packages=packages)
+    result["objectives"] = _objectives(lists.test, {"listwise_kl": folders[MAIN][0]} | otherwise)
     result["meta"]["versions"] |= {name: of for one in said.values() for name, of in one["version"].items()}
     result |= {"not_run": failed} if failed else {}
     result["meta"]["lists"] = {
@@ -143,6 +157,24 @@ def _peers(
         except peers.PeerFailed as error:
             failed[name] = str(error)
     return found, failed
+
+
+def _objectives(test: Sequence[RankedList], folders: dict[str, Path]) -> dict[str, Any]:
+    """How well the same student ranks, by what it was taught with."""
+    found = {
+        name: _quality(test, [one.teacher or () for one in taught(folder, test, redacts=True)])[0]
+        for name, folder in folders.items()
+    }
+    base = next(iter(found.values()))
+    draws = np.random.default_rng(1).integers(0, len(test), (DRAWS, len(test)))
+    return {
+        name: {
+            "ndcg_at_10": float(ndcg.mean()),
+            "less_first": float((ndcg - base).mean()),
+            "less_first_interval": _interval((ndcg - base)[draws].mean(axis=1)),
+        }
+        for name, ndcg in found.items()
+    }
 
 
 def _measure(
@@ -278,7 +310,7 @@ def show(result: dict[str, Any]) -> str:
             ", ".join(f"{value:.3f}" for value in of["ndcg_at_10_of_seeds"]) if "ndcg_at_10_of_seeds" in of else None,
         ]
         for name, of in result.items()
-        if name not in ("meta", "not_run")
+        if name not in ("meta", "not_run", "objectives")
     ]
     kept = result[KEPT]
     speed, times = shown(kept["lists_per_cpu_s_cold"]), shown(kept["times_faster_than_teacher_cold"])
@@ -287,8 +319,15 @@ def show(result: dict[str, Any]) -> str:
         if name in result:
             times = shown(result[name]["times_faster_than_teacher_kept"])
             cold += f" With all of them known, `{name}` is {times} × as fast as the teacher ({result[name]['how']})."
+    of_objectives = table(
+        ("taught by", "nDCG@10", "less listwise KL"),
+        [
+            [name, f"{of['ndcg_at_10']:.3f}", _with(of["less_first"], of["less_first_interval"])]
+            for name, of in result["objectives"].items()
+        ],
+    )
     left_out = "".join(f" Not run: {name}, {why}." for name, why in result.get("not_run", {}).items())
-    return f"{table(HEADINGS, rows)}\n\n{cold}{left_out}"
+    return f"{table(HEADINGS, rows)}\n\n{cold}{left_out}\n\n{of_objectives}"
 
 
 def _with(value: float, interval: Sequence[float]) -> str:

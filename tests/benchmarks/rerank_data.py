@@ -104,14 +104,14 @@ def hard(lists: Sequence[RankedList], lexicon: Lexicon, documents: int) -> list[
     return [replace(one, teacher=None) for one in cut]
 
 
-def taught(teacher: Path, lists: Sequence[RankedList]) -> list[RankedList]:
-    """The lists with the teacher's scores; kept, because they take minutes."""
+def taught(teacher: Path, lists: Sequence[RankedList], *, redacts: bool = False) -> list[RankedList]:
+    """The lists with a model's scores; kept, because they take minutes."""
     digest = _digest((teacher.name, [asdict(one) for one in lists]))
     path = FOLDER / "scores" / f"{digest}.json"
     if path.exists():
         scores = json.loads(path.read_text(encoding="utf-8"))
     else:
-        model = OnnxReranker(teacher, redacts=False)
+        model = OnnxReranker(teacher, redacts=redacts)
         scores = [model.scores(one.query, one.documents).tolist() for one in lists]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(scores), encoding="utf-8")
