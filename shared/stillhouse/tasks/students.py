@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from stillhouse.tasks.distillation import AnyTerm, Feature
+from stillhouse.tasks.feature_terms import check_features
 from stillhouse.tasks.rerankers import RerankerStudent
 from stillhouse.tasks.section import Section
 
@@ -28,6 +29,9 @@ class StudentCandidate(Section):
 
     architecture: Architecture
     layers: int = Field(default=3, ge=2, le=6, description="cut_encoder, joint: transformer layers kept.")
+    learn_layers: int = Field(
+        default=1, ge=1, le=6, description="cut_encoder: the highest of them that learn; the others stay."
+    )
     buckets: int = Field(
         default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams, joint: rows of the table."
     )
@@ -66,7 +70,10 @@ class StudentCandidate(Section):
         default="none", description="confidence: texts that the teacher is sure of come first."
     )
     token_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of each text's features or tokens that an epoch leaves out."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of each text's features or tokens that an epoch leaves out.",
     )
     variants: int = Field(
         default=2,
@@ -94,6 +101,21 @@ class StudentCandidate(Section):
         for term in self.distill:
             if isinstance(term, Feature) and self.architecture != "cut_encoder":
                 raise ValueError(f"{term.kind} needs hidden layers, which {self.architecture} does not have; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_that_learn(self) -> StudentCandidate:
+        if self.learn_layers > 1 and self.architecture != "cut_encoder":
+            raise ValueError(f"learn_layers is for cut_encoder; remove it from {self.architecture}")
+        if self.learn_layers > self.layers:
+            raise ValueError(f"learn_layers = {self.learn_layers} is more than the {self.layers} layers that are kept")
+        check_features(
+            [term for term in self.distill if isinstance(term, Feature)],
+            layers=self.layers,
+            learn_layers=self.learn_layers,
+            width=self.width,
+            token_dropout=self.token_dropout,
+        )
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,17 @@ def test_each_is_what_the_candidate_says() -> None:
     assert [one.tolist() for one in kept] != [one.tolist() for one in thin.thinned(texts, 8)]
 
 
+@pytest.mark.parametrize("states", [False, True])
+def test_what_an_encoder_reads_keeps_its_ends(states) -> None:
+    """Ids, or states of layers that do not learn: [CLS] and [SEP] stay, whatever else is left out."""
+    thin = Pacing(candidate(architecture="cut_encoder", token_dropout=0.9), SOFT)
+    ids = [np.array([101, *range(1000, 1000 + n), 102]) for n in range(20)]
+    texts = [np.stack([one, one], axis=1).astype(np.float32) for one in ids] if states else ids
+    kept = thin.thinned(texts, 7)
+    assert all((one[[0, -1]] == whole[[0, -1]]).all() for one, whole in zip(kept, texts, strict=True))
+    assert sum(map(len, kept)) < 0.4 * sum(map(len, texts))
+
+
 def test_a_paced_student_learns_and_a_killed_run_ends_as_if_it_had_not_been(tmp_path) -> None:
     paced = candidate(
         curriculum="confidence", token_dropout=0.1, temperature_end=1.0, alpha_end=0.5, learning_rate=None
