@@ -165,8 +165,9 @@ class EncoderSide:
         """
         some = copy.copy(self)
         some.paths, some.attention = paths_of(terms, "teacher")
-        lacking = {*some.paths, *some.attention} - {*self.paths, *self.attention}
-        if self.kept and lacking:
+        known = next(iter(self.kept.values()), None)
+        lacking = {*some.paths, *some.attention} - ({*known[1], *known[2]} if known else {*some.paths, *some.attention})
+        if lacking:
             raise ModelError(f"{min(lacking)!r} of the encoder is needed, which was not read with the others.")
         some.ids = [self.ids[place] for place in places]
         some.kept = {row: self.kept[place] for row, place in enumerate(places) if self.kept}
