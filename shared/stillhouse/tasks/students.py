@@ -57,6 +57,15 @@ class StudentCandidate(Section):
     )
     epochs: int = Field(default=12, ge=1, le=500)
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(
+        default=1, ge=1, description="Batches whose mean is one optimiser step, where a larger one exceeds memory."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of training's matrix products; weights and losses are float32."
+    )
+    patience: int = Field(
+        default=3, ge=1, description="Epochs without a smaller loss on texts that do not teach, then training stops."
+    )
     learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
     seed: int = 0
     temperature_end: float | None = Field(default=None, gt=0, description="T goes there over training; None: it stays.")
