@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stillhouse.distill.assistant import more_texts
+from stillhouse.distill.augmentation.mixup import mixed_soft_target_loss
 from stillhouse.distill.calibration import calibrate
 from stillhouse.distill.confidence import FEWEST_TEXTS
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
+from stillhouse.distill.difficulty import losses_of_texts
 from stillhouse.distill.fitting import Epoch, fit, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.pacing import Pacing, of_places
@@ -52,6 +54,8 @@ _INPUTS: Final[dict[str, tuple[Inputs, int]]] = {  # and the most of them: featu
 }
 MOST_STATES: Final = 1 << 30  # bytes kept of what never changes; longer texts are computed anew in each epoch
 
+
+Student = HashedNgrams | StaticEmbeddings | TextCnn | CutEncoder
 Held = TypeVar("Held")
 Ids = NDArray[Any]  # one text: ids int64 [n], or states float32 [n, width]
 
@@ -140,7 +144,11 @@ def train(
         rate = candidate.learning_rate or rate
         if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
-        pacing = Pacing(candidate, soft.numpy())
+        pacing = Pacing(
+            candidate,
+            soft.numpy(),
+            lambda: losses_of_texts([prepare(text.text) for text in train], soft, hard, seed=seed, threads=threads),
+        )
         taught: Teaching | None = None
         learning: nn.Module = module
         if candidate.distill:
@@ -163,15 +171,14 @@ def train(
             inputs = inputs_of([now[i] for i in batch], tokens)
             if taught is not None:
                 return taught.loss(batch, inputs)
+            temperature = pacing.temperature(done)
+            alpha = pacing.alpha(done) if isinstance(alphas, float) else alphas[batch]
+            weight = None if weights is None else weights[batch]
+            if candidate.mixup:
+                told = (soft[batch], hard[batch], temperature, alpha, weight)
+                return mixed_soft_target_loss(module, module.head, inputs, *told, candidate.mixup)
             said = module(*inputs)
-            return soft_target_loss(
-                said[0] if tokens else said,
-                soft[batch],
-                hard[batch],
-                pacing.temperature(done),
-                pacing.alpha(done) if isinstance(alphas, float) else alphas[batch],
-                None if weights is None else weights[batch],
-            )
+            return soft_target_loss(said[0] if tokens else said, soft[batch], hard[batch], temperature, alpha, weight)
 
         def loss_of_select() -> float:
             nonlocal agreement
@@ -243,9 +250,7 @@ def spec_of(candidate: StudentCandidate, labels: tuple[str, ...]) -> StudentSpec
     )
 
 
-def _module_of(
-    candidate: StudentCandidate, labels: int, seen: Sequence[Ids]
-) -> tuple[HashedNgrams | StaticEmbeddings | TextCnn | CutEncoder, float, float]:
+def _module_of(candidate: StudentCandidate, labels: int, seen: Sequence[Ids]) -> tuple[Student, float, float]:
     """The untrained student, and its architecture's learning rate and weight decay."""
     hidden = candidate.hidden
     if candidate.architecture == "hashed_ngrams":
