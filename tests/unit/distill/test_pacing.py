@@ -67,9 +67,34 @@ def test_a_paced_student_learns_and_a_killed_run_ends_as_if_it_had_not_been(tmp_
     assert not same(whole, plain)
 
 
+def test_a_curriculum_by_loss_begins_with_what_another_model_gets_right() -> None:
+    losses = np.array([2.0, 0.1, 0.5])
+    pacing = Pacing(candidate(curriculum="loss"), SOFT, lambda: losses)
+    assert pacing.taught(0).tolist() == [1, 1, 1]
+    assert sorted(pacing.taught(3)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="give `losses`"):
+        Pacing(candidate(curriculum="loss"), SOFT)
+    unasked = Pacing(candidate(curriculum="confidence"), SOFT, lambda: pytest.fail("nobody needs losses"))
+    assert unasked.taught(0).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("changes", [{"curriculum": "loss"}, {"mixup": 0.4}], ids=["curriculum by loss", "mixup"])
+def test_it_learns_and_a_killed_run_ends_as_if_it_had_not_been(tmp_path, changes) -> None:
+    paced = candidate(learning_rate=None, **changes)
+    whole, said = run(tmp_path / "whole", candidate=paced)
+    assert said[-1].select_agreement > 0.95
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", candidate=paced, kill_after=2)
+    assert same(whole, run(tmp_path / "killed", candidate=paced)[0])
+    assert not same(whole, run(tmp_path / "plain", candidate=candidate(learning_rate=None))[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"mixup": 0.4, "distill": [{"kind": "hard_labels"}]}, r"mixup mixes alpha's .* not those of \[\[student"),
+        ({"mixup": -1.0}, "mixup"),
+        ({"curriculum": "length"}, "curriculum"),
         ({"alpha_end": 0.5, "class_alpha": {"order": 0.9}}, "alpha_end says nothing beside class_alpha"),
         (
             {"temperature_end": 1.0, "distill": [{"kind": "hard_labels"}]},
