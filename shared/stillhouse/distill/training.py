@@ -38,6 +38,7 @@ from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_sourc
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.fitting import PATIENCE, mixed, schedule, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
+from stillhouse.distill.model2vec import VECTORS_FILE, model2vec_vectors
 from stillhouse.distill.pacing import Pacing, of_places
 from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.static_embeddings import StaticEmbeddings, token_vectors
@@ -129,7 +130,7 @@ def train(
     select, held = hold_back(select)
     spec = spec_of(candidate, labels)
     tokens = spec.has_vectors
-    tokenizer = None if spec.inputs == "hashed_ngrams" else encoder_source() / TOKENIZER_FILE
+    tokenizer = None if spec.inputs == "hashed_ngrams" else (candidate.vectors or encoder_source()) / TOKENIZER_FILE
     if candidate.synthetic and candidate.architecture in STATIC:
         if made is None:
             run = _run_name(candidate, labels, train, select, seed)
@@ -269,7 +270,7 @@ def _module_of(
         encoder = CutEncoder(candidate.layers, labels, hidden)
         narrow(encoder, seen, candidate.width)
         return encoder, 1e-3, 0.01
-    vectors = token_vectors(candidate.dim)
+    vectors = token_vectors(candidate.dim) if candidate.vectors is None else model2vec_vectors(candidate.vectors)
     if candidate.architecture == "text_cnn":
         return TextCnn(seen, vectors, labels, filters=candidate.filters, hidden=hidden, dropout=DROPOUT), 2e-3, 0.0
     return StaticEmbeddings(seen, vectors, labels, hidden=hidden, dropout=DROPOUT), 2e-3, 0.0
@@ -365,6 +366,9 @@ def _run_name(
     digest = hashlib.sha256()
     facts = (RUN_VERSION, candidate.model_dump(mode="json"), labels, seed, torch.__version__)
     digest.update(json.dumps(facts).encode())
+    if candidate.vectors is not None:
+        for name in (VECTORS_FILE, TOKENIZER_FILE):
+            digest.update((candidate.vectors / name).read_bytes())
     for texts in (train, select):
         digest.update(json.dumps([asdict(text) for text in texts]).encode())
     return digest.hexdigest()
