@@ -1,4 +1,4 @@
-"""Vectors of a folder in Model2Vec's format (0.10): read as it reads them, learnt from, and served with its tokenizer."""
+"""Vectors of a folder in Model2Vec's format (0.10): read as it reads them, learnt from, served with its tokenizer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
@@ -100,7 +99,7 @@ def test_what_is_no_such_folder_is_refused(tmp_path) -> None:
         model2vec_vectors(folder)
     save_file({"embeddings": VECTORS}, folder / "model.safetensors")
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match="tokenizer.json: not a usable tokenizer"):
+    with pytest.raises(ModelError, match="not a usable tokenizer"):
         model2vec_vectors(folder)
 
 
