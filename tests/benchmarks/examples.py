@@ -27,7 +27,7 @@ from tests.benchmarks.data import load, shared
 from tests.benchmarks.report import percent, table
 
 PROGRAMS = meta.ROOT / "deploy" / "examples"
-ROWS = 4500
+ROWS = 3000
 SEEDS = (0, 1, 2)
 
 
