@@ -3,15 +3,6 @@ the run was killed on the way and resumed from its checkpoints.
 
 AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay. After each epoch the student is asked
 about `select`, which it does not learn from; the epoch with the smallest calibrated loss there is kept.
-
->>> from tempfile import TemporaryDirectory
->>> texts = [LabelledText(text, label) for text, label in [("where is it", "order"), ("money back", "refund")] * 8]
->>> candidate = StudentCandidate(architecture="hashed_ngrams", dim=8, epochs=3, batch_size=4)
->>> with TemporaryDirectory() as folder:
-...     kept = {"on_progress": lambda at: None, "checkpoint_dir": Path(folder)}
-...     student = train(candidate, ["order", "refund"], texts, texts[:2], seed=0, **kept)
->>> type(student.module).__name__, student.labels
-('HashedNgrams', ('order', 'refund'))
 """
 
 from __future__ import annotations
@@ -92,6 +83,15 @@ class TrainedStudent:
 
     `select_texts` are those that export compares the exported graph on; on `held`, which neither taught nor chose
     anything, it fits the confidence. `centroids`, float32 [labels, width], where the student has an encoder.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> texts = [LabelledText(text, label) for text, label in [("where is it", "order"), ("money back", "refund")] * 8]
+    >>> candidate = StudentCandidate(architecture="hashed_ngrams", dim=8, epochs=3, batch_size=4)
+    >>> with TemporaryDirectory() as folder:
+    ...     kept = {"on_progress": lambda at: None, "checkpoint_dir": Path(folder)}
+    ...     student = train(candidate, ["order", "refund"], texts, texts[:2], seed=0, **kept)
+    >>> type(student.module).__name__, student.labels
+    ('HashedNgrams', ('order', 'refund'))
     """
 
     candidate: StudentCandidate
