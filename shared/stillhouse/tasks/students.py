@@ -103,11 +103,11 @@ class StudentCandidate(Section):
         return self
 
     @model_validator(mode="after")
-    def _static_vectors(self) -> StudentCandidate:
+    def _no_wider_than_the_encoder(self) -> StudentCandidate:
+        if self.architecture in STATIC and self.dim > WIDEST_STATIC:
+            raise ValueError(f"dim of {self.architecture} is at most {WIDEST_STATIC}, the sentence encoder's width")
         if self.vectors is not None and self.architecture not in STATIC:
             raise ValueError(f"vectors is for {' and '.join(STATIC)}, not for {self.architecture}; remove it")
-        if self.architecture in STATIC and self.vectors is None and self.dim > WIDEST_STATIC:
-            raise ValueError(f"dim of {self.architecture} is at most {WIDEST_STATIC}, the sentence encoder's width")
         return self
 
 
