@@ -1,8 +1,16 @@
 """Trains a smaller encoder on a larger one's vectors of unlabelled texts (Reimers & Gurevych 2004.09813).
 
-vectors = sentence_vectors(texts)                       # or those of any larger encoder
-student = distil(StaticEncoder(ids(texts), 256, 384), texts, vectors, held, held_vectors, seed=0)
-export_encoder(student, folder)                         # then `SentenceEncoder(folder)` serves it
+>>> from stillhouse.distill.assistant import sentence_vectors
+>>> texts, held = ["where is it", "money back", "what does it cost", "is it there"], ["the price of it"]
+>>> wanted, of_held = sentence_vectors(texts), sentence_vectors(held)  # or those of any larger encoder
+>>> student = distil(CutSentences(2), texts, wanted, held, of_held, seed=0, epochs=2)
+>>> encode(student, held).shape
+(1, 384)
+>>> [len(row) for row in ids(held)]  # tokens, with those of beginning and end
+[6]
+
+`export_encoder(student, folder)` writes what `SentenceEncoder(folder)` serves; `StaticEncoder(ids(texts), 256, 384)` is
+the other student.
 """
 
 from __future__ import annotations
