@@ -57,8 +57,8 @@ def distil(
 ) -> StaticEncoder | CutSentences:
     """Change `student` so that its vectors of `texts` become the teacher's `vectors` [n, width]; gives it, settled.
 
-    The loss is `vector` * `vector_loss` + `similarity` * `similarity_loss`; the epoch with the smallest `vector_loss` on
-    `select` is kept, or `similarity_loss` where `vector` is 0. Raises `ModelError` where texts and vectors are not
+    The loss is `vector` * `vector_loss` + `similarity` * `similarity_loss`; the epoch with the smallest `vector_loss`
+    on `select` is kept, or `similarity_loss` where `vector` is 0. Raises `ModelError` where texts and vectors are not
     equally many, widths differ, or no loss has a weight.
     """
     if min(vector, similarity) < 0 or max(vector, similarity) <= 0:
