@@ -72,7 +72,7 @@ class Judged:
 
 
 def run(quick: bool, data: Path | None) -> dict[str, Any]:
-    """The result file of this benchmark."""
+    """The result file of this benchmark. Interrupted, it gives the figures of whole seeds; there must be two."""
     from stillhouse.distill.embeddings.training import encode, export_encoder
     from stillhouse.distill.static_embeddings import encoded_vocabulary
 
@@ -106,20 +106,26 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     encoded_vocabulary()  # what all static students start from is made once
     vocabulary_cpu = time.process_time() - cpu
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in STUDENTS}
-    for seed in range(seeds):
-        places = np.random.default_rng(seed).permutation(len(pool))[: LEARN // share]
-        for name in STUDENTS:
-            cpu = time.process_time()
-            student = _learnt(name, [pool[i] for i in places], vectors[places], select, select_vectors, seed, quick)
-            spent = time.process_time() - cpu
-            right, similar = _judge(encode(student, judged.known), encode(student, judged.asked), judged)
-            correlation = float(spearmanr(similar, wanted).statistic)
-            runs[name].append({"nearest": float(right.mean()), "correlation": correlation, "cpu": spent})
-            if seed == 0:
-                with tempfile.TemporaryDirectory() as scratch:
-                    export_encoder(student, Path(scratch))
-                    result[name] = _file(Path(scratch), judged)
-            print(f"{name}, seed {seed}: {runs[name][-1]}", file=sys.stderr)
+    try:
+        for seed in range(seeds):
+            places = np.random.default_rng(seed).permutation(len(pool))[: LEARN // share]
+            for name in STUDENTS:
+                cpu = time.process_time()
+                student = _learnt(name, [pool[i] for i in places], vectors[places], select, select_vectors, seed, quick)
+                spent = time.process_time() - cpu
+                right, similar = _judge(encode(student, judged.known), encode(student, judged.asked), judged)
+                correlation = float(spearmanr(similar, wanted).statistic)
+                runs[name].append({"nearest": float(right.mean()), "correlation": correlation, "cpu": spent})
+                if seed == 0:
+                    with tempfile.TemporaryDirectory() as scratch:
+                        export_encoder(student, Path(scratch))
+                        result[name] = _file(Path(scratch), judged)
+                print(f"{name}, seed {seed}: {runs[name][-1]}", file=sys.stderr)
+    except KeyboardInterrupt:
+        seeds = min(map(len, runs.values()))
+        if seeds < 2:
+            raise
+        runs = {name: found[:seeds] for name, found in runs.items()}
     for name, found in runs.items():
         result[name] |= summary(found, runs[name.split("_vector")[0].split("_similarity")[0]])
     for figures in result.values():
