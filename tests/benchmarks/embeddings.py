@@ -1,6 +1,6 @@
 """`embeddings`: smaller sentence encoders beside the one whose vectors they learnt, on unlabelled texts.
 
-The teacher is the product's sentence encoder; each of five seeds draws 3,000 of 6,000 texts, and its students learn the
+The teacher is the product's sentence encoder; each of five seeds draws 2,000 of 4,000 texts, and its students learn the
 teacher's vectors of them, without labels. Judged on texts that taught nobody: the nearest of 2,000 labelled texts
 (cosine) has the right label; rank correlation (Spearman) of the similarities of 20,000 random pairs of 1,000 texts with
 the teacher's. Figures are means over the seeds with their standard deviation; intervals are of the mean, 95 % by
@@ -33,7 +33,7 @@ from tests.benchmarks.methods import paired_interval
 from tests.benchmarks.peers import HOME
 from tests.benchmarks.report import percent, rate, table
 
-POOL, LEARN, SELECT, KNOWN, ASKED, PAIRS = 6000, 3000, 500, 2000, 1000, 20_000
+POOL, LEARN, SELECT, KNOWN, ASKED, PAIRS = 4000, 2000, 500, 2000, 1000, 20_000
 SEEDS, QUICK_SEEDS = 5, 2
 HEADINGS = (
     "encoder",
