@@ -26,7 +26,7 @@ from stillhouse.distill.architecture.cost_model import CostModel, calibrated
 from stillhouse.distill.architecture.counting import EncoderShape, activation_bytes, weight_bytes
 from stillhouse.distill.architecture.design import expected_agreement, grid
 from stillhouse.distill.architecture.encoder_graph import latency_ms
-from stillhouse.distill.architecture.footprint import memory_of
+from stillhouse.distill.architecture.footprint import expected_memory, memory_of
 from stillhouse.distill.architecture.loading import shape_of
 from stillhouse.distill.architecture.objectives import objectives
 from stillhouse.distill.architecture.quality import Sample, learnt, train_on_sample
@@ -138,7 +138,7 @@ def _predicted(model: CostModel, shape: EncoderShape) -> dict[str, float]:
     return {
         "ms_predicted": model.predict(shape, LENGTH),
         "bytes_predicted": size,
-        "memory_predicted": size + activation_bytes(shape, LENGTH) // shape.layers,
+        "memory_predicted": expected_memory(size, activation_bytes(shape, LENGTH) // shape.layers),
     }
 
 

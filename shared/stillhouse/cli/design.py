@@ -131,7 +131,7 @@ def _show(found: Design) -> None:
     )
     out.print(
         f"* on the Pareto front; latency is predicted {percent(found.cost_model_error)} wrong in the mean; "
-        "memory with ~ is predicted (weights and one layer's activations), else measured in a process of its own",
+        "memory is the peak of loading and answering, with ~ predicted, else measured in a process of its own",
         soft_wrap=True,
     )
     out.print()

@@ -21,6 +21,7 @@ from stillhouse.distill.architecture.counting import (
     weight_bytes,
 )
 from stillhouse.distill.architecture.encoder_graph import Cost
+from stillhouse.distill.architecture.footprint import expected_memory
 from stillhouse.distill.architecture.objectives import objectives
 from stillhouse.distill.architecture.quality import Trained, learning_curve, over_operations
 from stillhouse.distill.architecture.small_students import NAMES, SmallStudent
@@ -58,7 +59,7 @@ class Limits:
 class Candidate:
     """One architecture. `quality` is expected agreement, and `basis` what it rests on: `curves`, `published` or `none`.
 
-    `shape` of an encoder, None of others. `memory_bytes` are predicted, its weights and one layer's activations;
+    `shape` of an encoder, None of others. `memory_bytes` are predicted (`footprint.expected_memory`);
     `measured_memory_bytes` the peak of a process that loads it and answers, and `measured_ms`, where its graph was
     built and run. `misses` names the limits that it does not keep. `trainable`: by `[[student]]` as it stands.
     """
@@ -246,7 +247,7 @@ def _candidate(
         shape=shape,
         parameters=parameters(shape),
         bytes=size,
-        memory_bytes=size + activation_bytes(shape, length) // shape.layers,
+        memory_bytes=expected_memory(size, activation_bytes(shape, length) // shape.layers),
         flops=matrix_flops(shape, length),
         predicted_ms=model.predict(shape, length),
         measured_ms=None,
@@ -267,7 +268,7 @@ def _made(one: SmallStudent, texts: int) -> Candidate:
         shape=None,
         parameters=one.parameters,
         bytes=one.bytes,
-        memory_bytes=one.bytes,
+        memory_bytes=expected_memory(one.bytes, 0),
         flops=one.flops,
         predicted_ms=one.ms,
         measured_ms=one.ms,

@@ -11,6 +11,18 @@ import sys
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+SESSION = 6_000_000  # bytes of a session of ONNX Runtime whose graph has hardly any weights
+
+
+def expected_memory(weights: int, activations: int) -> int:
+    """Peak bytes to expect: while a graph loads, its file and the weights that the runtime makes of it are both there.
+
+    `make bench NAME=design` compares it with `memory_of`.
+
+    >>> expected_memory(1_000_000, 500_000)
+    8500000
+    """
+    return 2 * weights + activations + SESSION
 
 
 def memory_of(path: Path, length: int) -> int | None:
