@@ -344,7 +344,8 @@ def _tradeoffs(
             )
         )
     encoders = [one for one in made if one.shape is not None]
-    large = max((one for one in made if best is None or one.basis == best.basis), key=lambda one: one.flops)
+    rated = [one for one in made if one.basis == "curves"] or made
+    large = max(rated, key=lambda one: one.flops)
     able = [one for one in made if one.trainable]
     if best is None and able:
         count: dict[str, int] = {}
@@ -353,11 +354,11 @@ def _tradeoffs(
         worst = max(count, key=lambda miss: count[miss])
         said.append(f"No student that can be trained keeps the limits; most miss {worst}. Loosen it, or ask for less.")
     if best is not None:
-        said.append(
-            f"{best.name}: {best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB, {large.ms / best.ms:.1f} times faster than "
-            f"{large.name} and {large.bytes / best.bytes:.1f} times smaller."
-        )
-        if best.quality is not None and large.quality is not None:
+        beside = "the largest of these"
+        if large is not best:
+            beside = f"{large.ms / best.ms:.1f} times faster than {large.name}, and {_times(large.bytes, best.bytes)}"
+        said.append(f"{best.name}: {best.ms:.2f} ms and {best.bytes / 1e6:.1f} MB, {beside}.")
+        if large is not best and best.quality is not None and large.quality is not None:
             said.append(f"It is expected to cost {100 * (large.quality - best.quality):.1f} points of quality.")
     fast = encoders[0]
     if fast.shape is not None and fast.shape.vocabulary * fast.shape.width > fast.bytes / 2:
@@ -376,3 +377,7 @@ def _tradeoffs(
     if any(one.shape is not None and one.shape.layers == 1 for one in made):
         said.append("Those of one layer are shown for their cost; training makes 2 to 6 layers.")
     return said
+
+
+def _times(large: int, small: int) -> str:
+    return f"{large / small:.1f} times smaller" if large >= small else f"{small / large:.1f} times larger"

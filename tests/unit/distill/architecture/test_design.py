@@ -131,6 +131,9 @@ def test_without_data_quality_is_published_or_not_known() -> None:
     found = design(TEACHER, "web", Limits(min_quality=0.9), TRUE, true_cost)
     by_name = {one.name: one for one in found.candidates}
     assert (by_name["3 layers"].quality, by_name["3 layers"].basis) == (0.97, "published")
+    fast = design(TEACHER, "web", Limits(max_latency_ms=true_ms(replace(TEACHER, layers=3), 32)), TRUE, true_cost)
+    assert fast.tradeoffs[0].startswith("3 layers: ")
+    assert "times faster than 6 layers, and 1.3 times smaller" in fast.tradeoffs[0]
     assert by_name["4 layers"].misses == ("quality (not known)",)
     assert any("web device has its own" in one for one in found.tradeoffs)
     with pytest.raises(ModelError, match="no target 'phone'"):
@@ -188,6 +191,7 @@ def test_another_teacher_gets_no_curves_and_nothing_that_cannot_be_trained() -> 
     assert known == {one.name for one in found.candidates if one.name.startswith("minilm, ")} | {"hashed n-grams"}
     assert {one.name for one in found.candidates if one.on_front} <= known
     assert found.recommended == "minilm, 6 layers"
+    assert any(one.startswith("minilm, 6 layers: ") and "the largest of these" in one for one in found.tradeoffs)
     assert found.method["layers"][0] == "6"
     same = design(TEACHER, "onnx", Limits(), TRUE, true_cost, labels=3, trained=CURVES, texts=1600)
     of_own = {one.name: one.quality for one in same.candidates}
