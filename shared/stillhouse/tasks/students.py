@@ -86,6 +86,13 @@ class StudentCandidate(Section):
         description="Each batch's vectors before the head, and their answers, are mixed in pairs; the larger share is "
         "drawn from Beta(mixup, mixup). 0: none are.",
     )
+    quantization_aware_epochs: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="cut_encoder, joint: after training, epochs of learning with weights and activations rounded as "
+        "int8 will round them, so that the exported graph loses less; they are undone where they help nothing.",
+    )
     variants: int = Field(
         default=2,
         ge=0,
@@ -114,6 +121,13 @@ class StudentCandidate(Section):
         for term in self.distill:
             if isinstance(term, Feature) and self.architecture != "cut_encoder":
                 raise ValueError(f"{term.kind} needs hidden layers, which {self.architecture} does not have; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_what_serves_in_int8(self) -> StudentCandidate:
+        if self.quantization_aware_epochs and self.architecture not in ("cut_encoder", "joint"):
+            unrounded = f"the matrices of {self.architecture} serve as they are"
+            raise ValueError(f"quantization_aware_epochs is for cut_encoder and joint; {unrounded}")
         return self
 
     @model_validator(mode="after")
