@@ -1,4 +1,4 @@
-"""What learns on with the rounding of int8 (`quantization_aware_epochs`) loses less by it, and is a float model again."""
+"""What learned on with the rounding of int8 (`quantization_aware_epochs`) loses less by it, and is floats again."""
 
 from __future__ import annotations
 
