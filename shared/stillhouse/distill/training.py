@@ -38,6 +38,7 @@ from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.static_embeddings import StaticEmbeddings, token_vectors
 from stillhouse.distill.teaching import Teaching
 from stillhouse.distill.text_cnn import TextCnn
+from stillhouse.distill.together import asked_together, train_together
 from stillhouse.distill.width_pruning import narrow
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, Inputs, StudentSpec, prepare
@@ -124,7 +125,7 @@ def train(
     if not train or not select:
         raise ModelError("A student needs texts to learn from and texts to choose on; one of the two sets is empty.")
     labels = tuple(labels)
-    select, held = hold_back(select)
+    told, (select, held) = (train, select), hold_back(select)
     spec = spec_of(candidate, labels)
     tokens = spec.has_vectors
     tokenizer = None if spec.inputs == "hashed_ngrams" else encoder_source() / TOKENIZER_FILE
@@ -134,6 +135,16 @@ def train(
             with torch_set_up(threads):
                 made = more_texts(train, select, labels, candidate.synthetic, seed=seed, folder=checkpoint_dir, run=run)
         train = [*train, *made]
+    if asked_together(candidate.processes):
+        job = {"student": candidate.model_dump(mode="json"), "labels": labels, "seed": seed}
+        rows = zip(("train", "select", "made"), (*told, made or ()), strict=True)
+        train_together(
+            {**job, **{name: [asdict(text) for text in texts] for name, texts in rows}},
+            checkpoint_dir,
+            candidate.processes,
+            threads,
+            lambda epoch: on_progress(Progress(**epoch)),
+        )  # what follows finds a finished run
     featuriser = Featuriser(spec, tokenizer)
     seen: list[Ids] = [featuriser.ids(prepare(text.text)) for text in train]
     shown: list[Ids] = [featuriser.ids(prepare(text.text)) for text in select]

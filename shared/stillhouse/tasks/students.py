@@ -63,6 +63,9 @@ class StudentCandidate(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of training's matrix products; weights and losses are float32."
     )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Training processes (torchrun); each takes its share of a step's batches."
+    )
     patience: int = Field(
         default=3, ge=1, description="Epochs without a smaller loss on texts that do not teach, then training stops."
     )
@@ -121,6 +124,15 @@ class StudentCandidate(Section):
         for term in self.distill:
             if isinstance(term, Feature) and self.architecture != "cut_encoder":
                 raise ValueError(f"{term.kind} needs hidden layers, which {self.architecture} does not have; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> StudentCandidate:
+        if self.accumulate < self.processes:
+            few = f"set accumulate to {self.processes} or more"
+            raise ValueError(f"{self.processes} processes share out the batches of a step; {few}")
+        if self.processes > 1 and self.curriculum == "loss":
+            raise ValueError("curriculum loss is learnt by one process; remove processes, or use confidence")
         return self
 
     @model_validator(mode="after")
