@@ -179,10 +179,11 @@ def train(
         head = "student.head." if taught is not None else "head."
         now: Sequence[Ids] = seen  # what this epoch shows of each text
         agreement = 0.0
+        after, earlier = 0, 0.0  # epochs and seconds before those with rounding
 
         def batches_of(epoch: int, drawn: int) -> list[Tensor]:
             nonlocal now
-            places, now = pacing.taught(epoch), pacing.thinned(seen, drawn)
+            places, now = pacing.taught(after + epoch), pacing.thinned(seen, drawn)
             paced = seen if places is None else [seen[i] for i in places]
             return list(of_places(places, batches(paced, candidate.batch_size, drawn)))
 
@@ -190,6 +191,7 @@ def train(
             inputs = inputs_of([now[i] for i in batch], tokens)
             if taught is not None:
                 return taught.loss(batch, inputs)
+            done = 1.0 if after else done
             temperature = pacing.temperature(done)
             alpha = pacing.alpha(done) if isinstance(alphas, float) else alphas[batch]
             weight = None if weights is None else weights[batch]
@@ -205,7 +207,7 @@ def train(
             agreement = float((scores.argmax(axis=1) == answers).mean())
             return calibrate(scores, answers)[1]
 
-        def report(epoch: Epoch, after: int = 0, earlier: float = 0.0) -> None:
+        def report(epoch: Epoch) -> None:
             assert epoch.select_loss is not None
             on_progress(
                 Progress(
@@ -234,8 +236,9 @@ def train(
             weight_decay=decay,
             threads=threads,
             run=run,
+            on_progress=report,
         )
-        fitted(epochs=candidate.epochs, rate=rate, checkpoint_dir=checkpoint_dir, on_progress=report)
+        fitted(epochs=candidate.epochs, rate=rate, checkpoint_dir=checkpoint_dir)
         if candidate.quantization_aware_epochs:
             folder, states = checkpoint_dir / "rounded", (seen, shown)
             folder.mkdir(exist_ok=True)
@@ -248,7 +251,6 @@ def train(
                     rate=rate * ROUNDED_RATE,
                     keep_start=True,
                     checkpoint_dir=folder,
-                    on_progress=lambda epoch: report(epoch, after, earlier),
                 )
             seen, shown = states
         if isinstance(module, StaticEmbeddings | TextCnn):
