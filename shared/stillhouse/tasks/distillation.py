@@ -8,6 +8,10 @@
     [[student.distill]]
     kind = "rkd"
 
+    [[student.distill]]
+    kind = "hidden_mse"
+    layers = "uniform"
+
 Without any, a student learns by its `alpha`, `temperature` and `class_alpha`. The methods themselves, their papers and
 equations are in `stillhouse.distill`.
 """
