@@ -323,7 +323,7 @@ def show(result: dict[str, Any]) -> str:
         ("taught by", "nDCG@10", "less listwise KL"),
         [
             [name, f"{of['ndcg_at_10']:.3f}", _with(of["less_first"], of["less_first_interval"])]
-            for name, of in result["objectives"].items()
+            for name, of in result.get("objectives", {}).items()
         ],
     )
     left_out = "".join(f" Not run: {name}, {why}." for name, why in result.get("not_run", {}).items())
