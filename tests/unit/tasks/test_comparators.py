@@ -50,6 +50,12 @@ def test_scores_are_shares_and_an_answer_is_like_itself(setting, student: str, t
     assert compare.same(student, student)
 
 
+@pytest.mark.parametrize("said", ["NaN", "nan", "-Infinity", "inf", "1e999", '{"a": NaN}', "[NaN]"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: f"{one.kind} {getattr(one, 'metric', '')}")
+def test_what_is_no_number_is_like_itself(setting, said: str) -> None:
+    assert comparison_of(setting).same(said, said)
+
+
 def test_labels_are_compared_exactly_by_default() -> None:
     compare = comparator_of(make_task())
     assert compare.same("a", "a")

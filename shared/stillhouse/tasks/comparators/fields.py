@@ -14,12 +14,21 @@ _ABSENT = object()
 def field_score(settings: JsonFields, student: str, teacher: str) -> float:
     """The share of fields that are equal. What is no JSON is compared as text; missing on both sides is equal."""
     try:
-        ours, theirs = flat(json.loads(student)), flat(json.loads(teacher))
+        ours, theirs = flat(_json(student)), flat(_json(teacher))
     except ValueError:
         return float(student == teacher)
     names = settings.fields or tuple(sorted(ours.keys() | theirs.keys()))
     equal = [_equal(_under(ours, name), _under(theirs, name), settings.tolerance) for name in names]
     return sum(equal) / len(equal)
+
+
+def _json(text: str) -> Any:
+    """Raises ValueError for what is no JSON; NaN and Infinity, which Python would read, are none (RFC 8259)."""
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
