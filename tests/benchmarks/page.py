@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ ORDER = (
     "student",
     "embeddings",
     "methods",
+    "losses",
     "schemes",
     "methods_writing",
     "rerank",
     "export",
+    "examples",
     "design",
     "tuning",
     "serving",
@@ -40,10 +43,12 @@ QUESTIONS = {
     "drift": "After how many audits is a change seen, and how often is there an alarm where nothing changed?",
     "student": "What does each student cost beside its teacher, and how often does it agree?",
     "methods": "Does each distillation objective beat hard labels?",
+    "losses": "Are the losses those of another library, and what do they cost?",
     "rerank": "How well and how fast does each student rank, beside the cross-encoder that taught it and beside BM25?",
     "embeddings": "What do smaller sentence encoders cost and keep of the one that taught them?",
     "schemes": "Does it help who teaches, and in which order, beside direct distillation?",
     "export": "Does a student answer the same on phones, devices and in browsers, and what does it cost there?",
+    "examples": "What do the two example programs measure: five encoders into one, and BERT-large's shape for a phone?",
     "design": "Do the predictions of `stillhouse design` hold for the students that are then trained?",
     "tuning": "How fast is a student that writes fine-tuned, beside plain TRL?",
     "methods_writing": "What do a local teacher's token probabilities add, where a student is cut from it?",
@@ -90,7 +95,8 @@ FOOT = """## Running them again
 
 ```
 make bench                                    # gate, drift, student and bus, then this page
-make bench NAME=recovery                      # or cascade, rerank, tuning, serving, edge, loop
+make bench NAME=recovery                      # or any other:
+{names}
 make bench NAME=gate QUICK=1                  # smaller samples; the result goes to .stillhouse/bench/quick/
 make bench NAME=student DATA=FILE OUT=FILE    # your own data: .jsonl or .jsonl.gz with text and label,
                                               # for tuning and serving with input and output, for rerank
@@ -115,7 +121,7 @@ def text(results: Mapping[str, dict[str, Any]]) -> str:
         parts.append(f"## {title}\n\n**{QUESTIONS[name]}**\n\n{method}\n\n{shown}\n")
         if (note := results[name]["meta"].get("note")) is not None:
             parts.append(f"Of this run: {note}.\n")
-    return "\n".join([*parts, _versions(results), FOOT])
+    return "\n".join([*parts, _versions(results), FOOT.replace("{names}", _names())])
 
 
 def read(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
@@ -153,6 +159,12 @@ def _where(results: Mapping[str, dict[str, Any]]) -> str:
             ]
         )
     return table(["benchmark", "data", "repeats", "started (UTC)", "load average", "cores", "commit"], rows) + "\n"
+
+
+def _names() -> str:
+    """Every benchmark, as comment lines beside the command that runs one."""
+    margin = " " * 46 + "# "
+    return textwrap.fill(", ".join(ORDER), 116, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False)
 
 
 def _versions(results: Mapping[str, dict[str, Any]]) -> str:

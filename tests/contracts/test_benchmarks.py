@@ -35,6 +35,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
         {"hard_labels", "soft_targets", "dkd", "rkd", "hidden_mse", "minilm"},
     ),
+    "losses": (
+        {"value_difference", "gradient_difference", "cpu_ms", "peer_cpu_ms", "times_as_fast"},
+        {"stillhouse_soft_targets", "stillhouse_rkd"},
+    ),
     "embeddings": (
         {"texts_per_cpu_s", "bytes", "nearest_label", "rank_correlation"},
         {"teacher", "stillhouse_static", "stillhouse_cut3"},
@@ -129,3 +133,11 @@ def test_make_bench_hands_everything_on() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = text.split("\nbench:", 1)[1].split("\n\n", 1)[0]
     assert all(f"$({name})" in recipe for name in ("NAME", "QUICK", "DATA", "OUT", "REPORT"))
+
+
+@pytest.mark.skipif("examples" not in RESULTS, reason="no committed result of examples")
+def test_the_result_of_examples_says_that_the_large_teacher_is_random() -> None:
+    large = RESULTS["examples"]["bert_large_to_mobile"]
+    assert large["teacher_weights"].startswith("random")
+    assert 330 < large["teacher"]["mb_int8"] < 350
+    assert len(RESULTS["examples"]["five_to_one"]) == RESULTS["examples"]["meta"]["repeats"]

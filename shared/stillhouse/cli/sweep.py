@@ -45,7 +45,7 @@ def sweep(
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates, at most.")] = None,
     architectures: Annotated[
         str, typer.Option(help="Architectures to choose from, with commas between.")
-    ] = "hashed_ngrams,static_embeddings,cut_encoder",
+    ] = "hashed_ngrams,static_embeddings,text_cnn,cut_encoder",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each candidate; the architecture's by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the sweep; from its data and options by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of splits, proposals and training.")] = 0,
@@ -233,12 +233,10 @@ def _row(trial: Trial) -> list[object]:
     size = f"{of['dim']} wide"
     if of["architecture"] in ("cut_encoder", "joint"):
         size = f"{of['layers']} layers" + (f", {of['width']:g} of each" if of["width"] < 1 else "")
-    blend = trial.method in ("blend", "hard_labels")
     terms = {term["kind"]: term for term in of.get("distill", ())}
-    alpha = of["alpha"] if blend else terms.get("hard_labels", {}).get("weight", 0.0)
-    temperature = (
-        None if trial.method == "hard_labels" else of["temperature"] if blend else terms[trial.method]["temperature"]
-    )
+    alpha = terms.get("hard_labels", {}).get("weight", 0.0) if terms else of["alpha"]
+    softened = next((term["temperature"] for term in terms.values() if "temperature" in term), of["temperature"])
+    temperature = None if trial.method == "hard_labels" else softened
     test = trial.test
     return [
         trial.number,

@@ -10,6 +10,7 @@ A library of its own: `from stillhouse import distill`. What is used most is nam
 - `causal_lm`, `objectives`, `pruning`, `compression`: students that write
 - `architecture`: what a model costs, and which student to build; `targets`: exports beyond this machine
 
+All of them are there by name: `distill.schemes.ensembles.averaged`, `distill.response.decoupled.decoupled_loss`.
 Importing this package, or `data`, imports neither torch nor ONNX Runtime: names are fetched when they are first used.
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any, Final
+
+from stillhouse.distill.lazy import modules_of
 
 if TYPE_CHECKING:
     from stillhouse.distill.data import LabelledText
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from stillhouse.distill.outputs import Outputs
     from stillhouse.distill.recipe import Recipe
     from stillhouse.distill.response.soft_targets import soft_target_loss
-    from stillhouse.distill.schemes.lesson import Lesson
+    from stillhouse.distill.schemes.lesson import Lesson, direct
     from stillhouse.distill.training import TrainedStudent, train
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "Recipe",
     "TrainedStudent",
     "capture",
+    "direct",
     "fit",
     "shuffled",
     "soft_target_loss",
@@ -51,14 +55,16 @@ _MODULES: Final = {
     "Recipe": "recipe",
     "TrainedStudent": "training",
     "capture": "features.capture",
+    "direct": "schemes.lesson",
     "fit": "fitting",
     "shuffled": "fitting",
     "soft_target_loss": "response.soft_targets",
     "train": "training",
 }
+_module = modules_of(__name__)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _module(name)
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -14,6 +14,11 @@ def calibrate(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> tuple[
     `logits` [n, labels], `targets` int64 [n] in [0, labels). The loss is the negative log-likelihood of the targets and
     of one pseudo-case, a text like the others whose label may be any. Without it a student that agrees on every one of
     a few hundred texts would be given infinite confidence.
+
+    >>> logits = np.array([[4.0, 0.0]] * 100, dtype=np.float32)  # says 98 % of label 0, and 80 of 100 are
+    >>> temperature, _ = calibrate(logits, np.array([0] * 80 + [1] * 20))
+    >>> round(1 / (1 + math.exp(-4.0 / temperature)), 2)
+    0.8
     """
     from scipy.optimize import minimize_scalar
 

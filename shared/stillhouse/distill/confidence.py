@@ -1,8 +1,8 @@
 """Fits the learned confidence: the probability that the student agrees with its teacher, given its signals.
 
-A logistic regression with a small ridge (Hastie, Tibshirani & Friedman, ESL 2nd ed., 4.4), on texts that the student
-neither learned from nor was chosen on. Few numbers are fitted, so some hundred texts do; with fewer, or where nearly
-all of them agree, the largest probability stays the confidence.
+A logistic regression with a small ridge (Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009,
+4.4), on texts that the student neither learned from nor was chosen on. Few numbers are fitted, so some hundred texts
+do; with fewer, or where nearly all of them agree, the largest probability stays the confidence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ RIDGE: Final = 1.0  # as if each weight had been seen to be 0 with variance 1
 
 
 def fit_confidence(signals: NDArray[np.float64], agrees: NDArray[np.bool_]) -> Confidence | None:
-    """The learned confidence for `signals` [n, k] and `agrees` [n]; None where there is too little to learn from."""
+    """The learned confidence for `signals` [n, k] and `agrees` [n]; None where there is too little to learn from.
+
+    >>> signals = np.linspace(-2.0, 2.0, 200)[:, None]
+    >>> learnt = fit_confidence(signals, np.sin(np.arange(200)) < signals[:, 0])  # the larger, the likelier it agrees
+    >>> learnt is not None and learnt.weights[0] > 0
+    True
+    >>> fit_confidence(signals[:50], np.ones(50, dtype=np.bool_)) is None
+    True
+    """
     from scipy.optimize import minimize
 
     right = int(agrees.sum())

@@ -32,7 +32,11 @@ def by_teacher_confidence(soft: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def by_loss(logits: NDArray[np.floating], answers: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The cross-entropy of a reference model on each text, float64 [n] nats, of `logits` [n, labels], `answers` [n]."""
+    """The cross-entropy of a reference model on each text, float64 [n] nats, of `logits` [n, labels], `answers` [n].
+
+    >>> by_loss(np.array([[0.0, 0.0], [9.0, 0.0]]), np.array([0, 0])).round(3).tolist()
+    [0.693, 0.0]
+    """
     if logits.ndim != 2 or answers.shape != logits.shape[:1]:
         raise ValueError(f"logits of shape {logits.shape} and answers of shape {answers.shape} are not of one set")
     scores = logits.astype(np.float64)
@@ -42,7 +46,11 @@ def by_loss(logits: NDArray[np.floating], answers: NDArray[np.integer]) -> NDArr
 
 
 def competence(progress: float, start: float = 0.1, power: float = 2.0) -> float:
-    """c(t) of the module's head, in [start, 1]. ValueError for a start outside of (0, 1] or a power of 0 or less."""
+    """c(t) of the module's head, in [start, 1]. ValueError for a start outside of (0, 1] or a power of 0 or less.
+
+    >>> [round(competence(progress), 2) for progress in (0.0, 0.25, 1.0)]
+    [0.1, 0.51, 1.0]
+    """
     if not 0.0 < start <= 1.0:
         raise ValueError(f"a competence of {start:g} to start with is impossible; give a share above 0, at most 1")
     if power <= 0:

@@ -26,7 +26,11 @@ class LabelledText:
 
 
 def hard_targets(texts: Sequence[LabelledText], labels: Sequence[str]) -> NDArray[np.int64]:
-    """The label of each text as its place in `labels`, int64 [n]. Raises `ModelError` for a label that is not there."""
+    """The label of each text as its place in `labels`, int64 [n]. Raises `ModelError` for a label that is not there.
+
+    >>> hard_targets([LabelledText("money back", "refund")], ["order", "refund"]).tolist()
+    [1]
+    """
     index = {label: i for i, label in enumerate(labels)}
     try:
         return np.array([index[text.label] for text in texts], dtype=np.int64)
@@ -37,10 +41,14 @@ def hard_targets(texts: Sequence[LabelledText], labels: Sequence[str]) -> NDArra
 def soft_targets(texts: Sequence[LabelledText], labels: Sequence[str]) -> NDArray[np.float32]:
     """The teacher's probabilities float32 [n, labels], every row summing to 1.
 
-    What was left out counts as 0 and the rest is renormalised. Spreading the missing mass over the missing labels,
-    evenly or by how often they are confused, taught less: 0.889 and 0.891 against 0.895 agreement (CLINC150, T = 2).
-    A text without probabilities, or whose label is not its likeliest one (a rule, an adjudicator or a human
-    decided), gets its label alone. Raises `ModelError` for a label that is not in `labels`.
+    What was left out counts as 0 and the rest is renormalised. A text without probabilities, or whose label is not its
+    likeliest one (a rule, an adjudicator or a human decided), gets its label alone. Raises `ModelError` for a label
+    that is not in `labels`.
+
+    >>> asked = LabelledText("where is it", "order", {"order": 0.75, "refund": 0.25})
+    >>> decided = LabelledText("money back", "refund", {"order": 0.75, "refund": 0.25})  # by a human
+    >>> soft_targets([asked, decided], ["order", "refund"]).tolist()
+    [[0.75, 0.25], [0.0, 1.0]]
     """
     index = {label: i for i, label in enumerate(labels)}
     hard = hard_targets(texts, labels)

@@ -13,12 +13,16 @@ from stillhouse.distill.heads import head
 
 
 class HashedNgrams(nn.Module):
-    """Sum of one vector per feature over sqrt(their number), then a head.
-
-    A hidden layer that was tried agreed no better (CLINC150: 0.903 with it, 0.905 without, means of two draws).
+    """Sum of one vector per feature over sqrt(their number), then a head: W (1 / sqrt(n)) sum_i e_i + b.
 
     Only features seen in training have a vector; the others, like padding, count for nothing, where untrained vectors
     would be noise. So the table has a row for each feature seen and not for each bucket: `places` maps bucket to row.
+
+    >>> student = HashedNgrams([np.array([7, 9])], buckets=16, dim=4, labels=2).eval()
+    >>> tuple(student(torch.tensor([[7, 9], [9, 0]])).shape)
+    (2, 2)
+    >>> torch.equal(student(torch.tensor([[7, 0]])), student(torch.tensor([[7, 5]])))  # 5 was never seen
+    True
     """
 
     places: Tensor

@@ -2,8 +2,9 @@
 
 Each part learns alone, then three weights are fitted on the select texts: the logits are the parts' logits, weighted,
 which is the geometric mean of what they believe: a logarithmic opinion pool (Heskes 1998, "Selecting weighting
-factors in logarithmic opinion pools"). They fail on different texts: words that decide are for n-grams, what few texts
-teach is for the encoder as it came, which forgets nothing. `make bench NAME=cascade` compares it with the others.
+factors in logarithmic opinion pools"), p(c) in proportion to the product over k of p_k(c)^w_k. They fail on different
+texts: words that decide are for n-grams, what few texts teach is for the encoder as it came, which forgets nothing.
+`make bench NAME=cascade` compares it with the others.
 """
 
 from __future__ import annotations
@@ -151,7 +152,15 @@ def _ids(part: TrainedStudent, texts: Sequence[LabelledText]) -> list[Ids]:
 
 
 def weigh(logits: NDArray[np.float32], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights in [0, 10], float64 [parts], with the smallest loss on `answers` [n]; `logits` [parts, n, labels]."""
+    """Weights in [0, 10], float64 [parts], with the smallest loss on `answers` [n]; `logits` [parts, n, labels].
+
+    >>> answers = np.array([0, 1, 0, 1, 0, 1])
+    >>> right = np.eye(2, dtype=np.float32)[answers]
+    >>> right[0] = [0.4, 0.6]  # but for one
+    >>> weights = weigh(np.stack([right, 1.0 - right]), answers)
+    >>> bool(weights[0] > 1.0), round(float(weights[1]), 3)
+    (True, 0.0)
+    """
     from scipy.optimize import minimize
 
     table, at = logits.astype(np.float64), np.arange(len(answers))
@@ -170,7 +179,15 @@ def weigh(logits: NDArray[np.float32], answers: NDArray[np.int64]) -> NDArray[np
 
 
 def vectors_of(layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Sentence vectors of length 1, float32 [B, width], of what `layer` makes of `states` [B, n, width]."""
+    """Sentence vectors of length 1, float32 [B, width], of what `layer` makes of `states` [B, n, width].
+
+    >>> class Same(nn.Module):
+    ...     def forward(self, states, bias):
+    ...         return states
+    >>> states = torch.tensor([[[6.0, 0.0], [0.0, 8.0], [9.0, 9.0]]])
+    >>> vectors_of(Same(), states, torch.tensor([[1, 1, 0]])).tolist()  # the mean of the two real ones is [3, 4]
+    [[0.6000000238418579, 0.800000011920929]]
+    """
     out: Tensor = layer(states, padding_bias(attention_mask))
     weights = attention_mask.unsqueeze(-1).to(out.dtype)
     mean = (out * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)

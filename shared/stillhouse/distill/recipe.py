@@ -167,7 +167,9 @@ class Recipe(nn.Module):
 
     def _of_label(self, place: int, losses: Tensor, hard: Tensor) -> Tensor:
         """The losses of rows [B], each times the class weight of its label."""
-        return losses * self.class_weights[place][hard] if place in self.class_weights else losses
+        if place not in self.class_weights:
+            return losses
+        return losses * self.class_weights[place].to(hard.device)[hard]
 
 
 def states_of(term: HiddenStates | AttentionTransfer, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:

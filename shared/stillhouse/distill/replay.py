@@ -37,7 +37,14 @@ def kl_to_previous(logits: Tensor, previous: Tensor, temperature: float = 2.0, w
 
 
 def replayed(old: Sequence[LabelledText], count: int, seed: int) -> list[LabelledText]:
-    """`count` of `old` (all, where there are fewer), as evenly over their labels as these allow, in order of `old`."""
+    """`count` of `old` (all, where there are fewer), as evenly over their labels as these allow, in order of `old`.
+
+    Experience replay (Ratcliff 1990; of language models de Masson d'Autume et al. 1906.01076), balanced by class.
+
+    >>> old = [LabelledText("a", "often"), LabelledText("b", "often"), LabelledText("c", "rare")]
+    >>> sorted(text.label for text in replayed(old, 2, seed=0))
+    ['often', 'rare']
+    """
     random = np.random.default_rng(seed)
     by_label: dict[str, list[int]] = {}
     for place in random.permutation(len(old)):
@@ -72,7 +79,13 @@ def probe(
     before: Callable[[Sequence[str]], Sequence[str]],
     after: Callable[[Sequence[str]], Sequence[str]],
 ) -> list[Probe]:
-    """Ask both students, each a function from texts to labels, about every suite. ValueError for an empty suite."""
+    """Ask both students, each a function from texts to labels, about every suite. ValueError for an empty suite.
+
+    >>> texts = [LabelledText("a", "x"), LabelledText("b", "y")]
+    >>> found = probe({"old": texts}, before=lambda asked: ["x", "y"], after=lambda asked: ["x", "x"])[0]
+    >>> found.before, found.after, found.lost, found.p_forgot
+    (1.0, 0.5, 1, 0.5)
+    """
     from scipy.stats import binom
 
     found = []

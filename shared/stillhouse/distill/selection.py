@@ -24,7 +24,11 @@ def margins(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def certainty(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Negative entropy, float64 [n] nats, of `probabilities` [n, labels]; small is unsure."""
+    """Negative entropy, float64 [n] nats, of `probabilities` [n, labels]; small is unsure.
+
+    >>> certainty(np.array([[0.5, 0.5], [1.0, 0.0]])).round(3).tolist()
+    [-0.693, 0.0]
+    """
     _table(probabilities)
     p = probabilities.astype(np.float64)
     return np.asarray(np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0.0).sum(axis=1), dtype=np.float64)
@@ -41,6 +45,9 @@ def k_centre(vectors: NDArray[np.floating], count: int, known: NDArray[np.floati
 
     Greedy, so its cover radius is at most twice the smallest possible (Gonzalez 1985). Without `known` the first is
     the farthest from the mean.
+
+    >>> k_centre(np.array([[0.0], [1.0], [5.0], [9.0]]), 2, known=np.array([[0.0]])).tolist()
+    [3, 2]
     """
     _enough(len(vectors), count)
     points = vectors.astype(np.float64)
@@ -70,6 +77,11 @@ def badge(
     The gradient of the head's loss, were the likeliest label right, is (p - onehot(argmax p)) x v: `probabilities` [n,
     labels] and `vectors` [n, width], what the head looks at. Its outer product is never built: the square distance of
     two is |a|^2|v|^2 + |b|^2|w|^2 - 2 (a.b)(v.w).
+
+    >>> unsure = np.array([[0.5, 0.5], [0.5, 0.5], [0.99, 0.01]])
+    >>> alike = np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])  # the first two say the same, so one of them is asked
+    >>> badge(unsure, alike, 2, seed=0).tolist()
+    [0, 2]
     """
     _table(probabilities)
     _enough(len(probabilities), count)

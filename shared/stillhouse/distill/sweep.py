@@ -28,6 +28,8 @@ from stillhouse.quality.binomial import clopper_pearson
 from stillhouse.tasks.students import StudentCandidate
 
 METHODS: Final = ("blend", "hard_labels", "standardised_logits", "dkd", "dist")
+BESIDE: Final = ("nothing", "rkd")  # terms on relations between texts, which every architecture has vectors for
+HIDDEN: Final = ("nothing", "hidden_cosine")  # and on hidden states, of cut encoders
 STARTUP: Final = 8  # random trials before the estimator proposes
 MOST_TIMED: Final = 200
 TRIAL_FILE: Final = "trial.json"
@@ -153,12 +155,19 @@ def _candidate(asked: Any, architectures: Sequence[str], epochs: int | None, see
         return StudentCandidate.model_validate(fields | {"alpha": 1.0}), method
     temperature = asked.suggest_float("temperature", 1.0, 8.0, log=True)
     alpha = asked.suggest_float("alpha", 0.0, 0.9)
-    if method == "blend":
+    beside = []
+    if (relation := asked.suggest_categorical("beside", list(BESIDE))) != "nothing":
+        beside.append({"kind": relation, "weight": asked.suggest_float("beside_weight", 0.01, 1.0, log=True)})
+    if architecture == "cut_encoder" and (hidden := asked.suggest_categorical("hidden", list(HIDDEN))) != "nothing":
+        beside.append({"kind": hidden, "weight": asked.suggest_float("hidden_weight", 0.1, 10.0, log=True)})
+    if method == "blend" and not beside:
         return StudentCandidate.model_validate(fields | {"alpha": alpha, "temperature": temperature}), method
-    terms: list[dict[str, Any]] = [{"kind": method, "temperature": temperature, "weight": 1.0 - alpha}]
+    answers = "soft_targets" if method == "blend" else method
+    terms: list[dict[str, Any]] = [{"kind": answers, "temperature": temperature, "weight": 1.0 - alpha}, *beside]
     if alpha > 0:
         terms.append({"kind": "hard_labels", "weight": alpha})
-    return StudentCandidate.model_validate(fields | {"distill": terms}), method
+    named = "+".join([method, *(str(term["kind"]) for term in beside)])
+    return StudentCandidate.model_validate(fields | {"distill": terms}), named
 
 
 class _OutOfTimeError(Exception):

@@ -18,6 +18,7 @@ from stillhouse.tasks.gate import Gate
 from stillhouse.tasks.golden import read_golden
 from stillhouse.tasks.prices import PRICES_FILE, PriceFileError, load_prices
 from stillhouse.tasks.responses import Hallucination
+from stillhouse.tasks.students import AnyStudent, StudentCandidate
 from stillhouse.tasks.teachers import CrossEncoder
 
 TEACHERS: Final = ("ensemble", "openai", "anthropic", "recorded", "cross_encoder", "rerank_endpoint")
@@ -66,6 +67,11 @@ def load_tasks(folder: Path) -> dict[str, Task]:
 def _build(raw: Mapping[str, Any], path: Path) -> Task:
     known = {"task", "teacher", "student", "gate", "audit", "drift", "budget", "review", "cascade", "data"}
     for table in raw:
+        if table == "distill":
+            raise TaskFileError(
+                f"{path}: [[distill.term]] belongs to a student; write each term as [[student.distill]] below its "
+                "[[student]]."
+            )
         if table not in known:
             raise TaskFileError(f"{path}: unknown table [{table}]; known are {', '.join(sorted(known))}.")
     for table in ("task", "teacher"):
@@ -98,8 +104,24 @@ def _build(raw: Mapping[str, Any], path: Path) -> Task:
                 f"{path}: teacher.folder names {folder}, which does not exist; name an artefact's folder."
             )
         teacher = teacher.model_copy(update={"folder": folder})
-    changes = {"teacher": teacher, "gate": _with_files(task, path), "response_schema": _schema(task, path)}
+    changes: dict[str, Any] = {"teacher": teacher, "gate": _with_files(task, path)}
+    changes |= {"response_schema": _schema(task, path), "students": _students(task, path)}
     return task.model_copy(update=changes)
+
+
+def _students(task: Task, path: Path) -> tuple[AnyStudent, ...]:
+    """The students, with the whole paths of the vectors that they start from."""
+    found = []
+    for place, student in enumerate(task.students):
+        if isinstance(student, StudentCandidate) and student.vectors is not None:
+            folder = (path.parent / student.vectors).resolve()
+            if not folder.is_dir():
+                raise TaskFileError(
+                    f"{path}: student.{place}.vectors names {folder}, which does not exist; name a Model2Vec folder."
+                )
+            student = student.model_copy(update={"vectors": folder})
+        found.append(student)
+    return tuple(found)
 
 
 def _schema(task: Task, path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -37,6 +38,11 @@ class StudentCandidate(Section):
     )
     dim: int = Field(
         default=64, ge=8, le=1024, description="All but cut_encoder: embedding width; of static ones at most 384."
+    )
+    vectors: Path | None = Field(
+        default=None,
+        description="static_embeddings, text_cnn: a folder that Model2Vec wrote, whose vectors and tokenizer they "
+        "start from, at its own width; relative to the task file. None: those of the sentence encoder, `dim` wide.",
     )
     filters: int = Field(default=128, ge=8, le=1024, description="text_cnn: filters of each width.")
     hidden: int = Field(default=0, ge=0, le=4096, description="Units of an MLP head; 0: a linear head.")
@@ -177,6 +183,8 @@ class StudentCandidate(Section):
     def _no_wider_than_the_encoder(self) -> StudentCandidate:
         if self.architecture in STATIC and self.dim > WIDEST_STATIC:
             raise ValueError(f"dim of {self.architecture} is at most {WIDEST_STATIC}, the sentence encoder's width")
+        if self.vectors is not None and self.architecture not in STATIC:
+            raise ValueError(f"vectors is for {' and '.join(STATIC)}, not for {self.architecture}; remove it")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stillhouse.distill.architecture.counting import parameters, weight_bytes
 from stillhouse.environments.environment import exists
 from tests.benchmarks.meta import ROOT
 
@@ -20,10 +22,19 @@ def ran(name: str) -> dict[str, Any]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+def test_a_teacher_of_bert_large_takes_340_mb_as_int8(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "deploy" / "examples"))
+    shape = importlib.import_module("bert_large_to_mobile").BERT_LARGE
+    assert parameters(shape) == pytest.approx(334e6, rel=0.01)
+    assert 0.33e9 < weight_bytes(shape, 8, 8) < 0.35e9
+    assert weight_bytes(shape, 32, 32) == 4 * parameters(shape)
+
+
 @pytest.mark.slow
 def test_five_models_become_one() -> None:
     said = ran("five_to_one")
     assert len(said["accuracy_of_each"]) == 5
+    assert said["accuracy_of_five"].keys() == {"averaged", "by_confidence"} > {said["teacher"]}
     assert said["agreement_of_one_with_five"] > 0.9
     assert said["mb_of_one"] < said["mb_of_five"] / 4
     assert said["judged"] >= 100

@@ -65,7 +65,12 @@ def prompt_tokens(tokenizer: Any, examples: Sequence[WrittenText]) -> int:
 
 
 def embeddings_of(tokens: Sequence[Sequence[int]], table: Floats) -> Floats:
-    """Mean embedding of each text's tokens, weighted by inverse document frequency; [texts, dims], each of length 1."""
+    """Mean embedding of each text's tokens, weighted by inverse document frequency; [texts, dims], each of length 1.
+
+    >>> alike = embeddings_of([[0, 1], [0, 1], [2]], np.eye(3, dtype=np.float32))
+    >>> distances_between(alike).round().tolist()
+    [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    """
     counts = np.bincount([token for ids in tokens for token in set(ids)], minlength=len(table))
     weights = np.log((1 + len(tokens)) / (1 + counts)) + 1
     means = np.stack([(weights[list(ids)] @ table[list(ids)]) if ids else np.zeros(table.shape[1]) for ids in tokens])
@@ -82,7 +87,12 @@ def distances_between(embeddings: Floats) -> Floats:
 
 
 def k_medoids(distances: Floats, k: int) -> tuple[list[int], list[int]]:
-    """The places of `k` medoids and the sizes of their clusters; the summed distance to the nearest only falls."""
+    """The places of `k` medoids and the sizes of their clusters; the summed distance to the nearest only falls.
+
+    >>> places = np.array([0.0, 1.0, 2.0, 9.0, 10.0], dtype=np.float32)
+    >>> k_medoids(np.abs(places[:, None] - places[None, :]), 2)
+    ([1, 3], [3, 2])
+    """
     medoids = k_centres(distances, k)
     for _ in range(ROUNDS):
         nearest = distances[:, medoids].argmin(axis=1)
@@ -99,7 +109,12 @@ def k_medoids(distances: Floats, k: int) -> tuple[list[int], list[int]]:
 
 
 def k_centres(distances: Floats, k: int) -> list[int]:
-    """The medoid of all, then always what is farthest from those that are chosen; at most `k`, and no two alike."""
+    """The medoid of all, then always what is farthest from those that are chosen; at most `k`, and no two alike.
+
+    >>> places = np.array([0.0, 1.0, 2.0, 2.0], dtype=np.float32)
+    >>> k_centres(np.abs(places[:, None] - places[None, :]), 4)
+    [1, 0, 2]
+    """
     centres = [int(distances.sum(axis=1).argmin())]
     while len(centres) < k:
         apart = distances[:, centres].min(axis=1)

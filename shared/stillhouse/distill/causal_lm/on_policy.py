@@ -21,7 +21,12 @@ from stillhouse.distill.causal_lm.examples import Encoded
 
 
 def draws(share: float, seed: int, step: int) -> bool:
-    """Whether the answers of a step are the student's own; the same for the same seed and step."""
+    """Whether the answers of a step are the student's own; the same for the same seed and step.
+
+    >>> steps = [draws(0.25, seed=0, step=step) for step in range(1000)]
+    >>> 200 < sum(steps) < 300
+    True
+    """
     return bool(np.random.default_rng([seed, step, 1]).random() < share)
 
 
@@ -32,6 +37,14 @@ def draw(
     """For each question of `asked` an answer of at most `longest` tokens, drawn at temperature 1 from all tokens.
 
     An answer ends with the token `end`, or is cut. `seed` decides everything but the weights.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape))
+    >>> asked = [Encoded(np.array([1, 5, 6, 2], dtype=np.int32), answer_at=3)]
+    >>> own = draw(model, asked, end=2, padding=0, vocabulary=32, longest=4, seed=[0])[0]
+    >>> own.ids[:3].tolist(), own.answer_at, len(own) <= 7
+    ([1, 5, 6], 3, True)
     """
     device = next(model.parameters()).device
     widest = max(one.answer_at for one in asked)

@@ -42,7 +42,11 @@ class Batch:
 
 
 def pack(lengths: Sequence[int], row: int) -> list[list[int]]:
-    """Which examples share a row of `row` tokens, first-fit in order. ValueError for one that is longer than a row."""
+    """Which examples share a row of `row` tokens, first-fit in order. ValueError for one that is longer than a row.
+
+    >>> pack([5, 4, 3], row=8)
+    [[0, 2], [1]]
+    """
     rows: list[list[int]] = []
     room: list[int] = []
     for example, length in enumerate(lengths):

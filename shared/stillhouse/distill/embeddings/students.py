@@ -1,4 +1,6 @@
-"""Two kinds of smaller encoders: static vectors, and the lowest layers of the larger one."""
+"""Two kinds of smaller encoders: static vectors (Model2Vec, Tulkens & van Dongen 2024), and the lowest layers of the
+larger one (initialised as DistilBERT is, Sanh et al. 1910.01108).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,13 @@ class StaticEncoder(nn.Module):
 
 
 class CutSentences(nn.Module):
-    """The lowest layers of the sentence encoder; the last of them learns to give what the whole one gave."""
+    """The lowest layers of the sentence encoder; the last of them learns to give what the whole one gave.
+
+    >>> student = CutSentences(2).eval()
+    >>> vectors = student(torch.tensor([[101, 2073, 102]]), torch.ones(1, 3, dtype=torch.int64))
+    >>> tuple(vectors.shape), round(vectors.norm().item(), 4)
+    ((1, 384), 1.0)
+    """
 
     def __init__(self, layers: int) -> None:
         """Raises `ModelError` where the encoder is not installed, or has fewer layers."""

@@ -2,3 +2,7 @@
 
 The names follow the papers: `p` is the teacher's next-token distribution, `q` the student's.
 """
+
+from stillhouse.distill.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

@@ -4,6 +4,8 @@
 >>> p, q = torch.tensor([1.0, 0.0]).log(), torch.tensor([0.0, 1.0]).log()
 >>> round(float(skew_kl(p, q, 0.1)), 4)  # -log 0.1, where KL(p || q) is infinite
 2.3026
+>>> round(float(skew_reverse_kl(p, q, 0.1)), 4)
+2.3026
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A teacher's next-token distribution, kept small: its k likeliest tokens, and the mass of all others together.
 
 Distillation from what is kept takes the others as one token. A divergence of what is merged is a lower bound of the
-whole one (merging tokens never makes distributions easier to tell apart: data processing), equal to it where the
-student shares the rest out as the teacher does; without the tail a student would be taught that the rest is impossible.
+whole one (merging tokens never makes distributions easier to tell apart: data processing, Cover & Thomas 2006, 2.8),
+equal to it where the student shares the rest out as the teacher does; without the tail a student would be taught that
+the rest is impossible.
 
 >>> import torch
 >>> p = torch.tensor([[0.6, 0.2, 0.1, 0.1]]).log()
@@ -11,6 +12,8 @@ student shares the rest out as the teacher does; without the tail a student woul
 10.0
 >>> [round(float(share), 3) for share in merged(kept, p)[0].exp()[0]]
 [0.6, 0.2, 0.2]
+>>> bool(top_k_kl(kept, p).abs() < 1e-3)  # of a student that says what its teacher does
+True
 """
 
 from __future__ import annotations
@@ -67,12 +70,21 @@ def keep(p: Tensor, k: int) -> TopK:
 
 
 def id_type(vocabulary: int) -> type[np.unsignedinteger]:
-    """The smallest type that holds every id of a vocabulary."""
+    """The smallest type that holds every id of a vocabulary.
+
+    >>> id_type(50_000).__name__, id_type(150_000).__name__
+    ('uint16', 'uint32')
+    """
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
 def joined(parts: Sequence[TopK]) -> TopK:
-    """What is kept of several texts, one after the other."""
+    """What is kept of several texts, one after the other.
+
+    >>> p = torch.tensor([[0.6, 0.3, 0.1]]).log()
+    >>> joined([keep(p, 2), keep(p, 2)]).ids.tolist()
+    [[0, 1], [0, 1]]
+    """
     return TopK(
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.log_probs for part in parts]),

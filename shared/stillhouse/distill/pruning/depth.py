@@ -23,7 +23,25 @@ from stillhouse.models.port import ModelError
 
 @torch.no_grad()
 def block_influence(model: Any, batches: Sequence[Batch]) -> list[float]:
-    """BI of every layer, 0 (passes on) to 2 (turns around), over the tokens of `batches`. Raises `ModelError`."""
+    """BI of every layer, 0 (passes on) to 2 (turns around), over the tokens of `batches`. Raises `ModelError`.
+
+    >>> import numpy as np
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from stillhouse.distill.causal_lm.examples import Encoded
+    >>> from stillhouse.distill.causal_lm.packing import batch_of
+    >>> shape = {"hidden_size": 16, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, num_hidden_layers=3, **shape)).eval()
+    >>> _ = model.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    >>> _ = model.model.layers[1].mlp.down_proj.weight.data.zero_()  # it passes on what it gets
+    >>> read = batch_of([[Encoded(np.arange(3, 9, dtype=np.int32), answer_at=2)]], padding=0)
+    >>> [round(influence, 3) > 0 for influence in block_influence(model, [read])]
+    [True, False, True]
+    >>> keep_most_influential(model, [read], 2)
+    [0, 2]
+    >>> keep_layers(model, [0])
+    >>> len(model.model.layers)
+    1
+    """
     layers = layers_of(model)
     sums, watch = [0.0] * len(layers), Watch()
 

@@ -2,6 +2,13 @@
 
 >>> best([0.1, 0.9, 0.4], 2)
 [1, 2]
+>>> linear = nn.Linear(4, 3)
+>>> rows_kept(linear, torch.tensor([0, 2])), columns_kept(linear, torch.tensor([1]))
+(Linear(in_features=4, out_features=2, bias=True), Linear(in_features=1, out_features=3, bias=True))
+>>> layers_of(linear)
+Traceback (most recent call last):
+...
+stillhouse.models.port.ModelError: Linear cannot be pruned: it has no list of layers at `model.layers`.
 """
 
 from __future__ import annotations

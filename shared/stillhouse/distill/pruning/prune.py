@@ -28,7 +28,17 @@ class Cut:
 
 
 def prune(model: Any, candidate: LanguageModel, texts: Sequence[Encoded], padding: int) -> Cut:
-    """Leave out of `model`, in place, what `candidate` does not keep. Raises `ModelError` where it cannot be done."""
+    """Leave out of `model`, in place, what `candidate` does not keep. Raises `ModelError` where it cannot be done.
+
+    >>> import numpy as np
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape))
+    >>> candidate = LanguageModel(architecture="causal_lm", base="smollm2-135m-instruct", keep_layers=2)
+    >>> cut = prune(model, candidate, [Encoded(np.arange(3, 9, dtype=np.int32), answer_at=2)], padding=0)
+    >>> len(cut.layers), cut.weights < cut.weights_before
+    (2, True)
+    """
     texts = texts[:TEXTS]
     row = max(SHORTEST_ROW, max(len(text) for text in texts))
     rows = pack([len(text) for text in texts], row)

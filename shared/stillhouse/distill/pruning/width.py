@@ -23,7 +23,27 @@ from stillhouse.models.port import ModelError
 
 @torch.no_grad()
 def activities(model: Any, batches: Sequence[Batch]) -> tuple[list[Tensor], list[Tensor]]:
-    """Importance of each layer's neurons [neurons] and of its key-value heads [heads]. Raises `ModelError`."""
+    """Importance of each layer's neurons [neurons] and of its key-value heads [heads]. Raises `ModelError`.
+
+    >>> import numpy as np
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from stillhouse.distill.causal_lm.examples import Encoded
+    >>> from stillhouse.distill.causal_lm.packing import batch_of
+    >>> shape = {"hidden_size": 16, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, num_hidden_layers=3, **shape)).eval()
+    >>> _ = model.model.layers[0].mlp.gate_proj.weight.data[5].zero_()  # a neuron that never answers
+    >>> read = batch_of([[Encoded(np.arange(3, 9, dtype=np.int32), answer_at=2)]], padding=0)
+    >>> neurons, heads = activities(model, [read])
+    >>> neurons[0].shape, heads[0].shape, int(neurons[0].argmin())
+    (torch.Size([128]), torch.Size([2]), 5)
+    >>> narrow(model, [read], neurons=0.5, heads=0.5)
+    >>> model.config.intermediate_size, model.config.num_key_value_heads, model.config.num_attention_heads
+    (64, 1, 2)
+    >>> keep_neurons(model, [[0, 3]] * 3), keep_heads(model, [[0]] * 3)
+    (None, None)
+    >>> model(read.ids).logits.shape
+    torch.Size([1, 6, 32])
+    """
     layers = layers_of(model)
     heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
     neurons: list[Tensor] = [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]

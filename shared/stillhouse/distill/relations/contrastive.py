@@ -72,14 +72,15 @@ class Contrast(nn.Module):
         size = len(student)
         known = min(int(self.filled), len(self.queue))
         candidates = torch.cat([teacher.detach(), self.queue[:known].to(teacher.dtype)])
-        negative = torch.ones(size, size + known, dtype=torch.bool)
-        negative[:, :size] = ~torch.eye(size, dtype=torch.bool)
+        device = teacher.device
+        negative = torch.ones(size, size + known, dtype=torch.bool, device=device)
+        negative[:, :size] = ~torch.eye(size, dtype=torch.bool, device=device)
         if labels is not None:
             negative &= labels[:, None] != torch.cat([labels, self.queued[:known]])[None, :]
         loss = contrastive_loss(self.student(student), self.teacher(candidates), negative, self.texts, self.temperature)
         if self.training and len(self.queue):
-            places = (int(self.filled) + torch.arange(size)) % len(self.queue)
+            places = (int(self.filled) + torch.arange(size, device=device)) % len(self.queue)
             self.queue[places] = teacher.detach().to(self.queue.dtype)
-            self.queued[places] = labels if labels is not None else torch.full((size,), -1)
+            self.queued[places] = labels if labels is not None else torch.full((size,), -1, device=device)
             self.filled += size
         return loss

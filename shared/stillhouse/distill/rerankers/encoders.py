@@ -36,6 +36,11 @@ class PairEncoder(Encoder):
     The layers that do not learn let each text attend to itself alone (PreTTR, MacAvaney et al. 2004.14255), at its own
     positions; those that learn let them attend to each other, at a learnt cost that begins high. A linear head on the
     vectors' product and difference begins at zero.
+
+    >>> encoder = PairEncoder(2, learn=1).eval()
+    >>> ids, mask = torch.tensor([[101, 2073, 102, 2182, 102]]), torch.ones(1, 5, dtype=torch.int64)
+    >>> encoder(ids, mask, torch.tensor([[0, 0, 0, 1, 1]])).shape  # one score a pair
+    torch.Size([1])
     """
 
     def __init__(self, layers: int, learn: int) -> None:
@@ -74,7 +79,13 @@ class PairEncoder(Encoder):
 
 
 class TwinEncoder(Encoder):
-    """A bi-encoder: one encoder for queries and documents."""
+    """A bi-encoder: one encoder for queries and documents (Sentence-BERT, Reimers & Gurevych 1908.10084).
+
+    >>> encoder = TwinEncoder(2, learn=1).eval()
+    >>> vectors = encoder(torch.tensor([[101, 2073, 102]]), torch.ones(1, 3, dtype=torch.int64))
+    >>> tuple(vectors.shape), round(vectors.norm().item(), 4)
+    ((1, 384), 1.0)
+    """
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """As `PairEncoder.lower`, of single texts."""
@@ -98,7 +109,11 @@ def _apart(attention_mask: Tensor, token_type_ids: Tensor, cost: Tensor | float)
 
 
 def mean_of(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean state where `mask` int64 [B, n] is 1, scaled to length 1: float32 [B, width]."""
+    """The mean state where `mask` int64 [B, n] is 1, scaled to length 1: float32 [B, width].
+
+    >>> mean_of(torch.tensor([[[6.0], [2.0], [9.0]]]), torch.tensor([[1, 1, 0]])).tolist()
+    [[1.0]]
+    """
     weights = mask.unsqueeze(-1).to(states.dtype)
     return functional.normalize((states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9), dim=-1)
 

@@ -41,7 +41,11 @@ def lambda_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None, si
 
 
 def grades_of(teacher: Tensor, there: Tensor) -> Tensor:
-    """Gains 2^u - 1 of the teacher's scores, u from 0 for a list's lowest to 3 for its highest; 0 for padding."""
+    """Gains 2^u - 1 of the teacher's scores, u from 0 for a list's lowest to 3 for its highest; 0 for padding.
+
+    >>> grades_of(torch.tensor([[-5.0, 1.0, 4.0, 0.0]]), torch.tensor([[True, True, True, False]])).round().tolist()
+    [[0.0, 3.0, 7.0, 0.0]]
+    """
     scores = standardise(teacher, there)
     low = scores.masked_fill(~there, torch.inf).amin(dim=1, keepdim=True)
     high = scores.masked_fill(~there, -torch.inf).amax(dim=1, keepdim=True)

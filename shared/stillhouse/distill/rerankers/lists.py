@@ -46,7 +46,9 @@ def with_hard_negatives(lists: Sequence[RankedList], documents: int, score: Scor
 
     How hard a document is, `score` says (a bi-encoder, the lexicon, an earlier student); without it the teacher's own
     scores do. Lists without relevance keep the teacher's best and, of the rest, the hardest: a student's mistakes are
-    made among them. Documents keep their order. Raises `ModelError` where nothing says what is hard.
+    made among them. What an index or an earlier student confuses teaches most (of BM25: Karpukhin et al. 2004.04906; of
+    the student itself: Xiong et al. 2007.00808). Documents keep their order. Raises `ModelError` where nothing says
+    what is hard.
 
     Example:
         >>> made = RankedList("q", ("a", "b", "c"), teacher=(2.0, -3.0, 1.0), relevance=(1.0, 0.0, 0.0))

@@ -1,4 +1,9 @@
-"""Scores as they are: the mean squared difference to the teacher's standardised scores."""
+"""Scores as they are: the mean squared difference to the teacher's standardised scores.
+
+Regression on what the teacher gives before it is normalised: L = 1 / n sum_d (s_d - z_d)^2 (Ba & Caruana 1312.6184),
+here of the scores of one list; with `relevance` beside it, `supervised_mse` of a task file, the blend of labels and
+teacher of Hinton et al. (1503.02531): alpha * relevance + (1 - alpha) * this.
+"""
 
 from __future__ import annotations
 

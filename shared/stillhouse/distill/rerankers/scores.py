@@ -14,6 +14,9 @@ def fitting(student: Tensor, other: Tensor, mask: Tensor | None, what: str) -> T
     """The mask bool [lists, documents] of what is there. Raises `ModelError`, with the shapes, where these differ.
 
     `other` is what `what` names: the teacher's scores, or relevance.
+
+    >>> fitting(torch.zeros(1, 3), torch.ones(1, 3), torch.tensor([[1, 1, 0]]), "the teacher's")
+    tensor([[ True,  True, False]])
     """
     if student.dim() != 2 or student.shape != other.shape:
         raise ModelError(
@@ -45,6 +48,10 @@ def standardise(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def log_softmax(scores: Tensor, there: Tensor) -> Tensor:
-    """Log-probabilities of each list's documents, [lists, documents]; padding gets 0, which no sum may count."""
+    """Log-probabilities of each list's documents, [lists, documents]; padding gets 0, which no sum may count.
+
+    >>> log_softmax(torch.zeros(1, 3), torch.tensor([[True, True, False]])).exp().tolist()
+    [[0.5, 0.5, 1.0]]
+    """
     filled = scores.masked_fill(~there, -1e9)
     return torch.log_softmax(filled, dim=1).masked_fill(~there, 0.0)

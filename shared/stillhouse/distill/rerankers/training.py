@@ -92,6 +92,16 @@ def train_reranker(
 
     `lexicon` None: it is fitted on the documents of `train`. `checkpoint_dir` must exist. Raises `ModelError` and
     `OSError`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> fruit = RankedList("red fruit", ("an apple", "a blue car"), teacher=(3.0, -3.0))
+    >>> sea = RankedList("salt water", ("a green tree", "the sea"), teacher=(-3.0, 3.0))
+    >>> candidate = RerankerStudent(architecture="bi_encoder", layers=2, epochs=1)
+    >>> with TemporaryDirectory() as folder:
+    ...     kept = {"on_progress": lambda at: None, "checkpoint_dir": Path(folder)}
+    ...     student = train_reranker(candidate, [fruit, sea], [fruit], seed=0, **kept)
+    >>> scores_of_list(student, "salt water", ["a green tree", "the sea"]).argmax().item()
+    1
     """
     train = [one for one in train if len(one.documents) > 1]
     select = [one for one in select if len(one.documents) > 1]

@@ -23,7 +23,12 @@ def hard_label_loss(logits: Tensor, hard: Tensor, smoothing: float = 0.0, weight
 
 
 def hard_label_losses(logits: Tensor, hard: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The loss of each row [B]; arguments and errors as `hard_label_loss`."""
+    """The loss of each row [B]; arguments and errors as `hard_label_loss`.
+
+    >>> import torch
+    >>> hard_label_losses(torch.zeros(2, 2), torch.tensor([1, 0]))
+    tensor([0.6931, 0.6931])
+    """
     scores = at_least_float32(logits)
     if scores.dim() != 2 or hard.shape != scores.shape[:1]:
         raise ModelError(f"Logits {shape_of(logits)} need one label for each row; the labels are {shape_of(hard)}.")

@@ -1,5 +1,8 @@
 """Scores instead of labels: the teacher's score as a target, or as a bound of what may be asked of the student.
 
+As a target: the squared distance to what the teacher gives (Ba & Caruana 1312.6184), blended with that to the truth
+(Saputra et al. 1908.00858). As a bound:
+
 Chen et al., "Learning efficient object detection models with knowledge distillation" (NIPS 2017), equation 6: a
 regression teacher can be as wrong as any; where its student is nearer to the truth already, the student is left alone.
 """

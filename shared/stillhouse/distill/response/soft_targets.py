@@ -32,14 +32,19 @@ def soft_target_loss(
     """alpha CE(student, hard) + (1 - alpha) T^2 KL(teacher_T || student_T), a mean over the batch, in float32 nats.
 
     `logits` [B, L] of any float type, the teacher's probabilities `soft` [B, L] (rows sum to 1), labels `hard` int64
-    [B], `alpha` one for all or one for each row [B] (rare classes may need more of their hard labels), optional weights
-    of the rows `weight` [B] (the mean is then weighted). T^2 keeps the soft gradients as large as
+    [B], `alpha` one for all or one for each row [B]: a row's is its class's where classes are blended differently (rare
+    ones may need more of their hard labels; Zhang et al. 2104.10510 weigh the soft part by class for long tails),
+    optional weights of the rows `weight` [B] (the mean is then weighted). T^2 keeps the soft gradients as large as
     the hard ones whatever T is. Raises `ModelError` where the shapes differ.
 
     >>> import torch
     >>> teacher = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     >>> abs(soft_target_loss(teacher.log(), teacher, torch.tensor([0, 1]), 2.0, alpha=0.0).item()) < 1e-6
     True
+    >>> of_class = torch.tensor([0.0, 1.0])  # class 1 learns from its labels alone
+    >>> hard = torch.tensor([0, 1])
+    >>> round(soft_target_loss(teacher.log(), teacher, hard, 2.0, alpha=of_class[hard]).item(), 4)  # -log 0.8 / 2
+    0.1116
     """
     scores = at_least_float32(logits)
     require_same_shape("probabilities", scores, soft, dims=2)
@@ -49,6 +54,11 @@ def soft_target_loss(
 
 
 def softened_divergence(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
-    """KL(teacher_T || student_T) of each row, [B], of `logits` [B, L] and probabilities `soft` [B, L]."""
+    """KL(teacher_T || student_T) of each row, [B], of `logits` [B, L] and probabilities `soft` [B, L].
+
+    >>> import torch
+    >>> softened_divergence(torch.zeros(2, 2), torch.tensor([[0.5, 0.5], [1.0, 0.0]]), 1.0)
+    tensor([0.0000, 0.6931])
+    """
     student = functional.log_softmax(logits / temperature, dim=-1)
     return functional.kl_div(student, soften(soft.to(logits.dtype), temperature), reduction="none").sum(dim=-1)

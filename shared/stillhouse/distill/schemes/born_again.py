@@ -39,5 +39,12 @@ def born_again(make: Callable[[int], nn.Module], lesson: Lesson, *, generations:
 
 
 def mean_answer(students: Sequence[nn.Module], lesson: Lesson) -> Tensor:
-    """The generations' mean answer to every text of the lesson, float32 [n, L]: a teacher for one more student."""
+    """The generations' mean answer to every text of the lesson, float32 [n, L]: a teacher for one more student.
+
+    >>> from stillhouse.distill.outputs import Outputs
+    >>> x, hard = torch.eye(2), torch.arange(2)
+    >>> lesson = Lesson(lambda module, places: Outputs(module(x[places])), hard)
+    >>> mean_answer([nn.Linear(2, 2), nn.Linear(2, 2)], lesson).sum(dim=1).round(decimals=4).tolist()
+    [1.0, 1.0]
+    """
     return torch.stack([lesson.probabilities(student) for student in students]).mean(dim=0)

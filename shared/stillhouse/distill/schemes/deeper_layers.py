@@ -81,6 +81,8 @@ def from_deeper_layers(
     >>> _, heads = from_deeper_layers(student, lesson, ["1"])
     >>> bool((lesson.probabilities(student).argmax(1) == hard).all()), list(heads)
     (True, ['1'])
+    >>> heads["1"](pooled(says(student, torch.arange(3)), "1")).shape  # what the early exit answers
+    torch.Size([3, 2])
     """
     if not 0.0 <= share <= 1.0 or hint < 0.0:
         raise ModelError(f"share = {share:g} and hint = {hint:g}; give a share from 0 to 1 and a hint of 0 or more.")

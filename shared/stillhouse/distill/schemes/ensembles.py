@@ -45,6 +45,13 @@ def validation_weights(said: NDArray[np.floating], answers: NDArray[np.integer])
 
     By expectation-maximisation (Dempster, Laird & Rubin 1977) from equal weights: the likelihood of a mixture in its
     weights is concave, so this is its maximum. The texts must not be those that the teachers learnt from.
+
+    >>> right, wrong = np.array([[0.9, 0.1], [0.1, 0.9]]), np.array([[0.2, 0.8], [0.6, 0.4]])
+    >>> weights = validation_weights(np.stack([right, wrong]), np.array([0, 1]))
+    >>> weights.round(3).tolist()
+    [1.0, 0.0]
+    >>> by_validation(np.stack([right, wrong]), weights).round(3).tolist()
+    [[0.9, 0.1], [0.1, 0.9]]
     """
     given = np.maximum(_given(said, answers), 1e-12)  # [teachers, n]
     weights = np.full(len(given), 1.0 / len(given))
@@ -69,6 +76,14 @@ def class_weights(said: NDArray[np.floating], answers: NDArray[np.integer]) -> N
     """Weights [teachers, L], each column summing to 1: how well each teacher knows each class, by F1 on `answers` [n].
 
     One right and one wrong answer are added to every class, so that few texts move weights little.
+
+    >>> knows_0 = np.array([[0.9, 0.1]] * 4)  # and takes everything for it
+    >>> knows_both = np.array([[0.9, 0.1]] * 2 + [[0.1, 0.9]] * 2)
+    >>> weights = class_weights(np.stack([knows_0, knows_both]), np.array([0, 0, 1, 1]))
+    >>> weights.round(3).tolist()
+    [[0.429, 0.231], [0.571, 0.769]]
+    >>> by_class(np.stack([knows_0, knows_both]), weights).argmax(axis=1).tolist()
+    [0, 0, 1, 1]
     """
     table = _checked(said)
     _given(said, answers)
