@@ -30,7 +30,7 @@ from stillhouse.distill.confidence import FEWEST_TEXTS
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
 from stillhouse.distill.difficulty import losses_of_texts
-from stillhouse.distill.fitting import Epoch, fit, torch_set_up
+from stillhouse.distill.fitting import Epoch, fit, mixed, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.model2vec import VECTORS_FILE, model2vec_vectors
 from stillhouse.distill.pacing import Pacing, of_places
@@ -124,17 +124,31 @@ def train(
     seed: int,
     threads: int = 1,
     made: Sequence[LabelledText] | None = None,
+    soft: NDArray[np.float32] | None = None,
 ) -> TrainedStudent:
     """Train `candidate` on `train`, choosing the epoch and the temperature on `select`.
 
     Where there are enough, every third of `select` is held back for the confidence, and chooses nothing. `made`: what
     `assistant.more_texts` gave for these texts, where it is at hand; else it is made, if the candidate wants it.
-    `checkpoint_dir` must exist; a run with the same arguments that was stopped there goes on where it was. Raises
-    `ModelError`, `OSError`, and torch's errors of memory as they are.
+    `soft` float32 [n, labels]: probabilities that teach in the place of the teacher's. `checkpoint_dir` must exist; a
+    run with the same arguments that was stopped there goes on where it was. Raises `ModelError`, `OSError`, and torch's
+    errors of memory as they are.
     """
     if not train or not select:
         raise ModelError("A student needs texts to learn from and texts to choose on; one of the two sets is empty.")
     labels = tuple(labels)
+    if candidate.born_again:
+        return _born_again(
+            candidate,
+            labels,
+            train,
+            select,
+            on_progress=on_progress,
+            checkpoint_dir=checkpoint_dir,
+            seed=seed,
+            threads=threads,
+            made=made,
+        )
     told, (select, held) = (train, select), hold_back(select)
     spec = spec_of(candidate, labels)
     tokens = spec.has_vectors
@@ -158,7 +172,9 @@ def train(
     featuriser = Featuriser(spec, tokenizer)
     seen: list[Ids] = [featuriser.ids(prepare(text.text)) for text in train]
     shown: list[Ids] = [featuriser.ids(prepare(text.text)) for text in select]
-    soft, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
+    wanted, hard = torch.from_numpy(soft_targets(train, labels)), torch.from_numpy(hard_targets(train, labels))
+    if soft is not None:
+        wanted[: len(soft)] = torch.from_numpy(soft)  # made texts, which come after, keep the assistant's answers
     answers = hard_targets(select, labels)
     # None and not ones: the mean of a batch is then computed as it always was, to the bit.
     weights = None if len({text.weight for text in train}) == 1 else torch.tensor([text.weight for text in train])
@@ -172,17 +188,17 @@ def train(
         kept = isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES
         if isinstance(module, CutEncoder) and kept:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
-        run = _run_name(candidate, labels, train, select, seed)
+        run = _run_name(candidate, labels, train, select, seed, soft)
         pacing = Pacing(
             candidate,
-            soft.numpy(),
-            lambda: losses_of_texts([prepare(text.text) for text in train], soft, hard, seed=seed, threads=threads),
+            wanted.numpy(),
+            lambda: losses_of_texts([prepare(text.text) for text in train], wanted, hard, seed=seed, threads=threads),
         )
         taught: Teaching | None = None
         learning: nn.Module = module
         if candidate.distill:
             prepared, example = [text.text for text in train], inputs_of(seen[: EXAMPLES if tokens else 2], tokens)
-            taught = Teaching(candidate.distill, module, labels, prepared, soft, hard, weights, example)
+            taught = Teaching(candidate.distill, module, labels, prepared, wanted, hard, weights, example)
             learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
         # A head on what is trained already starts from nothing, so it has further to go than what is below it.
         heads = HEAD_RATES.get(candidate.architecture, 1.0)
@@ -206,10 +222,10 @@ def train(
             alpha = pacing.alpha(done) if isinstance(alphas, float) else alphas[batch]
             weight = None if weights is None else weights[batch]
             if candidate.mixup:
-                told = (soft[batch], hard[batch], temperature, alpha, weight)
+                told = (wanted[batch], hard[batch], temperature, alpha, weight)
                 return mixed_soft_target_loss(module, module.head, inputs, *told, candidate.mixup)
             said = module(*inputs)
-            return soft_target_loss(said[0] if tokens else said, soft[batch], hard[batch], temperature, alpha, weight)
+            return soft_target_loss(said[0] if tokens else said, wanted[batch], hard[batch], temperature, alpha, weight)
 
         def loss_of_select() -> float:
             nonlocal agreement
@@ -278,6 +294,55 @@ def train(
         held=tuple(held),
         centroids=middles,
     )
+
+
+def _born_again(
+    candidate: StudentCandidate,
+    labels: tuple[str, ...],
+    texts: Sequence[LabelledText],
+    select: Sequence[LabelledText],
+    *,
+    on_progress: Callable[[Progress], None],
+    checkpoint_dir: Path,
+    seed: int,
+    threads: int,
+    made: Sequence[LabelledText] | None,
+) -> TrainedStudent:
+    """The last of generations, each taught by the labels and by what the one before it answers (`schemes.born_again`).
+
+    Each begins anew, in a folder of its own, so that a run that was stopped goes on in its generation.
+    """
+    soft: NDArray[np.float32] | None = None
+    epochs = (candidate.born_again + 1) * candidate.epochs + candidate.quantization_aware_epochs
+    for generation in range(candidate.born_again + 1):
+        last = generation == candidate.born_again
+        rounding = candidate.quantization_aware_epochs if last else 0
+        folder = checkpoint_dir / f"generation-{generation}"
+        folder.mkdir(exist_ok=True)
+        before = generation * candidate.epochs
+
+        def report(progress: Progress, before: int = before) -> None:
+            on_progress(replace(progress, epoch=before + progress.epoch, epochs=epochs))
+
+        trained = train(
+            candidate.model_copy(update={"born_again": 0, "quantization_aware_epochs": rounding}),
+            labels,
+            texts,
+            select,
+            on_progress=report,
+            checkpoint_dir=folder,
+            seed=mixed(seed, generation) if generation else seed,
+            threads=threads,
+            made=made,
+            soft=soft,
+        )
+        if not last:
+            featuriser = Featuriser(trained.spec, trained.tokenizer)
+            ids = [featuriser.ids(prepare(text.text)) for text in texts]
+            with torch_set_up(threads):
+                logits = torch.from_numpy(predict(trained.module, ids, trained.spec.has_vectors))
+                soft = np.asarray(logits.softmax(dim=1).numpy(), dtype=np.float32)
+    return replace(trained, candidate=candidate)
 
 
 def spec_of(candidate: StudentCandidate, labels: tuple[str, ...]) -> StudentSpec:
@@ -395,8 +460,9 @@ def _run_name(
     train: Sequence[LabelledText],
     select: Sequence[LabelledText],
     seed: int,
+    soft: NDArray[np.float32] | None = None,
 ) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if soft is None else soft.tobytes())
     facts = (RUN_VERSION, candidate.model_dump(mode="json"), labels, seed, torch.__version__)
     digest.update(json.dumps(facts).encode())
     if candidate.vectors is not None:

@@ -112,8 +112,8 @@ class Feature(Term):
     layers: LayerMap | None = Field(
         default=None,
         description="A pair for each layer that learns, in the place of student and teacher. last: with the teacher's "
-        "last ones. uniform: evenly spaced. searched: with what is most alike (CKA) before anything is learnt, which for "
-        "layers cut from that teacher are these layers themselves.",
+        "last ones. uniform: evenly spaced. searched: with what is most alike (CKA) before anything is learnt; for "
+        "layers that were cut from that teacher, these layers themselves.",
     )
 
     @model_validator(mode="after")

@@ -102,6 +102,13 @@ class StudentCandidate(Section):
         description="Each batch's vectors before the head, and their answers, are mixed in pairs; the larger share is "
         "drawn from Beta(mixup, mixup). 0: none are.",
     )
+    born_again: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="So many students more, one after the other: each begins anew and learns from the labels and from "
+        "what the one before it answers. Training takes as many times as long.",
+    )
     quantization_aware_epochs: int = Field(
         default=0,
         ge=0,
@@ -161,6 +168,8 @@ class StudentCandidate(Section):
             raise ValueError(f"{self.processes} processes share out the batches of a step; {few}")
         if self.processes > 1 and self.curriculum == "loss":
             raise ValueError("curriculum loss is learnt by one process; remove processes, or use confidence")
+        if self.processes > 1 and self.born_again:
+            raise ValueError("born_again is learnt by one process; remove one of the two")
         return self
 
     @model_validator(mode="after")

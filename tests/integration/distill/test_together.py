@@ -75,6 +75,11 @@ def test_two_processes_teach_a_reranker_what_one_does(tmp_path, monkeypatch) -> 
             {"architecture": "hashed_ngrams", "processes": 2, "accumulate": 2, "curriculum": "loss"},
             "curriculum loss is learnt by one process",
         ),
+        (
+            StudentCandidate,
+            {"architecture": "hashed_ngrams", "processes": 2, "accumulate": 2, "born_again": 1},
+            "born_again is learnt by one process",
+        ),
         (RerankerStudent, {"architecture": "bi_encoder", "processes": 8}, "set batch_size to 8 or more"),
     ],
 )

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from stillhouse.distill.checkpoint import STATE_FILE
-from stillhouse.distill.training import Progress, TrainedStudent, batches, train
+from stillhouse.distill.fitting import mixed
+from stillhouse.distill.training import Progress, TrainedStudent, batches, predict, train
+from stillhouse.models.features import Featuriser, prepare
 from stillhouse.models.port import ModelError
 from stillhouse.tasks import StudentCandidate
 from tests.unit.distill.toy import LABELS, texts
@@ -173,6 +175,36 @@ def test_divergence_is_said_with_the_mend(tmp_path) -> None:
 def test_nothing_to_learn_from_is_refused(tmp_path) -> None:
     with pytest.raises(ModelError, match="empty"):
         train(CANDIDATE, LABELS, [], texts(3), on_progress=print, checkpoint_dir=tmp_path, seed=0)
+
+
+def test_each_generation_is_taught_by_the_one_before_it_and_resumed_to_the_bit(tmp_path) -> None:
+    twice = CANDIDATE.model_copy(update={"learning_rate": None, "born_again": 1, "epochs": 2})
+    trained, said = run(tmp_path / "a", candidate=twice)
+    assert [progress.epoch for progress in said] == [1, 2, 3, 4]
+    assert {progress.epochs for progress in said} == {4}
+    assert said[-1].select_agreement > 0.9
+    assert trained.candidate == twice
+    first, _ = run(tmp_path / "first", candidate=twice.model_copy(update={"born_again": 0}))
+    rows = texts(120)
+    featuriser = Featuriser(first.spec, None)
+    answers = predict(first.module, [featuriser.ids(prepare(row.text)) for row in rows], tokens=False)
+    (tmp_path / "by hand").mkdir()
+    by_hand = train(
+        twice.model_copy(update={"born_again": 0}),
+        LABELS,
+        rows,
+        texts(60, seed=1),
+        on_progress=lambda _: None,
+        checkpoint_dir=tmp_path / "by hand",
+        seed=mixed(1, 1),
+        soft=torch.from_numpy(answers).softmax(dim=1).numpy(),
+    )
+    assert same(trained, by_hand)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", candidate=twice, kill_after=3)
+    again, rest = run(tmp_path / "killed", candidate=twice)
+    assert [progress.epoch for progress in rest] == [4]
+    assert same(trained, again)
 
 
 def test_every_text_is_in_one_batch_beside_texts_of_its_length() -> None:
