@@ -162,7 +162,7 @@ def _make(
         entry = asdict(progress)
         curves.append(entry)
         write_json(folder / CURVES_FILE, curves)
-        report("training", min(1.0, len(curves) / candidate.epochs), **entry)
+        report("training", progress.epoch / progress.epochs, **entry)
 
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(exist_ok=True)

@@ -113,8 +113,8 @@ class StudentCandidate(Section):
         default=0,
         ge=0,
         le=20,
-        description="cut_encoder, joint: after training, epochs of learning with weights and activations rounded as "
-        "int8 will round them, so that the exported graph loses less; they are undone where they help nothing.",
+        description="cut_encoder, joint: after training, epochs of learning with weights and activations rounded, as "
+        "int8 with a scale a token rounds them; undone where they help nothing.",
     )
     variants: int = Field(
         default=2,
