@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from stillhouse.events import Condition, GateDecided
 from stillhouse.tasks import AnyStudent, StudentCandidate, Task
 from stillhouse.tasks.conditions import RECALL_GAINED, RECALL_OF
@@ -104,16 +106,24 @@ def _resized(candidate: AnyStudent, *, larger: bool) -> Changes:
         if larger and candidate.width < 1.0:
             return {"width": 1.0}
         layers = candidate.layers + (1 if larger else -1)
-        if 2 <= layers <= 6:
+        if 2 <= layers <= 6 and _may_be(candidate, {"layers": layers}):
             return {"layers": layers}
         # As low as can be: narrower then, once.
-        return (
-            {"width": HALF} if not larger and candidate.architecture == "cut_encoder" and candidate.width > HALF else {}
-        )
+        narrower = not larger and candidate.architecture == "cut_encoder" and candidate.width > HALF
+        return {"width": HALF} if narrower and _may_be(candidate, {"width": HALF}) else {}
     dim = candidate.dim * 2 if larger else candidate.dim // 2
     widest = 1024 if candidate.architecture == "hashed_ngrams" else WIDEST_STATIC
     dim = min(dim, widest)
     return {"dim": dim} if dim >= 8 and dim != candidate.dim else {}
+
+
+def _may_be(candidate: StudentCandidate, changes: Changes) -> bool:
+    """Whether a task file could say it: terms on hidden layers bind the candidate to layers and heads."""
+    try:
+        candidate_with(candidate, changes)
+    except ValidationError:
+        return False
+    return True
 
 
 def _words(changes: Changes) -> str:

@@ -1,7 +1,8 @@
 """What methods are compared on: a teacher, the texts that it answered, and the student that learns from its answers.
 
 The teacher is the sentence encoder (6 layers) with a head fitted on 20 labelled texts a label, one temperature
-calibrated. The student keeps 2 layers, of which the upper learns, and its head. What never changes is computed once.
+calibrated. The student keeps 2 layers, of which the upper learns (or both), and its head. What never changes is
+computed once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.fitting import fit, torch_set_up
-from stillhouse.distill.teaching import LAYER, EncoderSide, Teaching, of_encoder
+from stillhouse.distill.teaching import EXAMPLES, TEACHER, EncoderSide, Teaching, of_encoder
 from stillhouse.distill.training import HEAD_RATES, Ids, batches, inputs_of, lower_states, predict
 from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
 from stillhouse.models.teacher import fit_head
@@ -29,8 +30,6 @@ from tests.benchmarks.data import Data
 
 LAYERS, EPOCHS, BATCH, RATE = 2, 4, 32, 1e-3
 SEED_PER_LABEL, POOL, LEARNT, TEST = 20, 3000, 1000, 1500
-
-TOP = f"{LAYER}.5"
 
 
 @dataclass
@@ -60,11 +59,21 @@ class Classroom:
         return lower_states(module, self.ids), lower_states(module, self.test_ids)
 
     @cached_property
+    def embedded(self) -> tuple[list[Ids], list[Ids]]:
+        """As `lower`, for a student whose layers all learn: the embeddings of tokens."""
+        module = CutEncoder(LAYERS, 1, learn=LAYERS)
+        return lower_states(module, self.ids), lower_states(module, self.test_ids)
+
+    def read_by(self, module: CutEncoder) -> tuple[list[Ids], list[Ids]]:
+        """What this student reads in the place of ids."""
+        return self.lower if module.below else self.embedded
+
+    @cached_property
     def encoder(self) -> EncoderSide:
-        """What the whole encoder says of the pool: vectors, its last layer's states and attention."""
+        """What the whole encoder says of the pool: vectors, its layers' states, its last layer's attention."""
         every = ("attention", "queries", "keys", "values")
-        terms = [HiddenStates(kind="hidden_mse", teacher=TOP), SelfAttention(parts=every, teacher=TOP)]
-        return EncoderSide(terms, self.pool)
+        states = [HiddenStates(kind="hidden_mse", teacher=path) for path in TEACHER]
+        return EncoderSide([*states, SelfAttention(parts=every, teacher=TEACHER[-1])], self.pool)
 
 
 @dataclass(frozen=True)
@@ -81,13 +90,13 @@ def lesson(room: Classroom, seed: int) -> Lesson:
     return Lesson(room, seed, np.random.default_rng(seed).permutation(len(room.pool))[: room.learnt])
 
 
-def learn(of: Lesson, terms: Sequence[AnyTerm]) -> CutEncoder:
-    """A student that learnt from the lesson's texts by a recipe; the same for the same seed."""
-    room = of.room
-    seen, places = [room.lower[0][i] for i in of.places], torch.from_numpy(of.places)
+def learn(of: Lesson, terms: Sequence[AnyTerm], layers: int = 1) -> CutEncoder:
+    """A student whose highest `layers` learnt from the lesson's texts by a recipe; the same for the same seed."""
+    room, places = of.room, torch.from_numpy(of.places)
     with torch_set_up(1):
         torch.manual_seed(of.seed)
-        module = CutEncoder(LAYERS, len(room.labels))
+        module = CutEncoder(LAYERS, len(room.labels), learn=layers)
+        seen = [room.read_by(module)[0][i] for i in of.places]
         taught = Teaching(
             terms,
             module,
@@ -96,7 +105,7 @@ def learn(of: Lesson, terms: Sequence[AnyTerm]) -> CutEncoder:
             room.logits[places].softmax(dim=-1),
             room.logits[places].argmax(dim=-1),
             None,
-            inputs_of(seen[:2], tokens=True),
+            inputs_of(seen[:EXAMPLES], tokens=True),
             room.encoder.among(of.places.tolist(), ()) if any(of_encoder(term) for term in terms) else None,
         )
         learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
@@ -112,9 +121,9 @@ def learn(of: Lesson, terms: Sequence[AnyTerm]) -> CutEncoder:
     return module
 
 
-def judged_logits(of: Lesson, module: nn.Module) -> NDArray[np.float32]:
+def judged_logits(of: Lesson, module: CutEncoder) -> NDArray[np.float32]:
     """What a student says of the test texts, float32 [test, labels]."""
-    return predict(module, of.room.lower[1], tokens=True)
+    return predict(module, of.room.read_by(module)[1], tokens=True)
 
 
 def open_room(rows: Data, home: Path, *, learnt: int = LEARNT, test: int = TEST) -> Classroom:

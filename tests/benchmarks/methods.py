@@ -43,6 +43,9 @@ from tests.benchmarks.data import Data, load, shared
 from tests.benchmarks.peers import HOME
 from tests.benchmarks.report import percent, table
 
+# Methods for which both of the student's layers learn, beside hard labels for which they do.
+BOTH = "hard_labels_both_layers"
+BASELINES = dict.fromkeys(("hidden_mse_last", "hidden_mse_uniform", "hidden_mse_searched"), BOTH)
 # Part of a kept run's name: raise it when a method gives other figures.
 VERSION = 1
 SEEDS, QUICK_SEEDS = 5, 2
@@ -54,9 +57,9 @@ Method = Callable[[Lesson], NDArray[np.float32]]
 HARD, BLEND = HardLabels(), (HardLabels(weight=0.2), SoftTargets(weight=0.8))
 
 
-def recipe(*terms: AnyTerm) -> Method:
-    """The method that minimises these terms."""
-    return lambda of: judged_logits(of, learn(of, terms))
+def recipe(*terms: AnyTerm, layers: int = 1) -> Method:
+    """The method that minimises these terms; the student's highest `layers` learn."""
+    return lambda of: judged_logits(of, learn(of, terms, layers))
 
 
 # A method trains on a lesson and gives logits float32 [test texts, labels]; one line adds one.
@@ -76,6 +79,10 @@ METHODS: dict[str, Method] = {
     "minilm": recipe(HARD, SelfAttention()),
     "minilm_v2": recipe(HARD, SelfAttention(parts=("queries", "keys", "values"))),
     "soft_targets_and_hidden_cosine": recipe(*BLEND, HiddenStates(kind="hidden_cosine")),
+    BOTH: recipe(HARD, layers=2),
+    "hidden_mse_last": recipe(HARD, HiddenStates(kind="hidden_mse", layers="last"), layers=2),
+    "hidden_mse_uniform": recipe(HARD, HiddenStates(kind="hidden_mse", layers="uniform"), layers=2),
+    "hidden_mse_searched": recipe(HARD, HiddenStates(kind="hidden_mse", layers="searched"), layers=2),
 }
 
 
@@ -102,7 +109,9 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
         if seeds < 2:
             raise
         kept = {name: runs[:seeds] for name, runs in kept.items()}
-    result: dict[str, Any] = {name: summary(runs, kept[BASELINE]) for name, runs in kept.items()}
+    result: dict[str, Any] = {name: summary(runs, kept[BASELINES.get(name, BASELINE)]) for name, runs in kept.items()}
+    for name, baseline in BASELINES.items():
+        result[name]["baseline"] = baseline
     packages = ("torch", "transformers", "numpy", "scipy")
     result["meta"] = meta.finish(begun, repeats=seeds, quick=quick, data=room.name, packages=packages)
     result["meta"]["texts"] = {"pool": len(room.pool), "learnt": room.learnt, "asked": len(room.test)}
@@ -144,7 +153,7 @@ def _once(room: Classroom, name: str, method: Method, seed: int) -> dict[str, fl
     if path.exists():
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    _ = room.lower, room.encoder  # what all methods share is read before the clock starts
+    _ = room.lower, room.embedded, room.encoder  # what all methods share is read before the clock starts
     before = time.process_time()
     answers = method(lesson(room, seed)).argmax(axis=1)
     found = {
@@ -168,6 +177,8 @@ def show(result: dict[str, Any]) -> str:
             continue
         low, high = of["difference_ci"]
         verdict = "" if name == BASELINE else "better" if low > 0 else "worse" if high < 0 else "not shown to help"
+        if "baseline" in of:
+            verdict += f" (difference to {of['baseline']})"
         rows.append(
             [
                 name,

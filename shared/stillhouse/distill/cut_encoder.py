@@ -23,9 +23,10 @@ MAX_TOKENS = 128
 
 
 class CutEncoder(nn.Module):
-    """MiniLM with the lowest `layers` of its 6 transformer layers; of these only the last learns, and the head.
+    """MiniLM with the lowest `layers` of its 6 transformer layers; of these the highest `learn` learn, and the head.
 
-    A few thousand texts teach more when less can be changed, and what never changes is computed once.
+    A few thousand texts teach more when less can be changed, and what never changes is computed once: so one is the
+    default. Where terms on hidden layers teach, each layer that learns can have a teacher's layer of its own.
 
     >>> student = CutEncoder(2, labels=3).eval()
     >>> logits, vectors = student(torch.tensor([[101, 2073, 102]]), torch.ones(1, 3, dtype=torch.int64))
@@ -33,29 +34,32 @@ class CutEncoder(nn.Module):
     ((1, 3), (1, 384))
     """
 
-    def __init__(self, layers: int, labels: int, hidden: int = 0) -> None:
+    def __init__(self, layers: int, labels: int, hidden: int = 0, learn: int = 1) -> None:
         """Loads the encoder's weights from its package; `hidden` units in the head, 0: a linear one.
 
-        Raises `ModelError` where the encoder is not installed.
+        Raises `ModelError` where the encoder is not installed, or has or keeps fewer layers.
         """
         super().__init__()
         transformer = load_transformer()
         kept = kept_layers(len(transformer.encoder.layer), layers)
+        if not 1 <= learn <= layers:
+            raise ModelError(f"Of {layers} layers, {learn} cannot learn.")
         transformer.encoder.layer = nn.ModuleList(transformer.encoder.layer[i] for i in kept)
         transformer.config.num_hidden_layers = len(kept)
         for module in transformer.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.transformer = transformer
+        self.below = layers - learn  # layers that never change
         self.head = head(int(transformer.config.hidden_size), labels, hidden)
         transformer.requires_grad_(False)
-        transformer.encoder.layer[-1].requires_grad_(True)
+        for layer in transformer.encoder.layer[self.below :]:
+            layer.requires_grad_(True)
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """States float32 [B, n, width] below the layer that learns; they never change, so they are computed once."""
-        layers = self.transformer.encoder.layer
+        """States float32 [B, n, width] below the layers that learn; they never change, so they are computed once."""
         states: Tensor = self.transformer.embeddings(input_ids)
-        for layer in layers[:-1]:
+        for layer in self.transformer.encoder.layer[: self.below]:
             states = layer(states, padding_bias(attention_mask))
         return states
 
@@ -65,7 +69,8 @@ class CutEncoder(nn.Module):
         `inputs` are token ids int64 [B, n], or what `lower` made of them; the mask int64 [B, n] is 0 for padding.
         """
         states = self.lower(inputs, attention_mask) if inputs.dim() == 2 else inputs
-        states = self.transformer.encoder.layer[-1](states, padding_bias(attention_mask))
+        for layer in self.transformer.encoder.layer[self.below :]:
+            states = layer(states, padding_bias(attention_mask))
         weights = attention_mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
         return self.head(pooled), pooled

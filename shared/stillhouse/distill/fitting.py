@@ -33,7 +33,10 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch's end: the mean of its losses, what `select` said (None without it), the rate, seconds so far."""
+    """One epoch's end: the mean of its losses, what `select` said (None without it), the rate, seconds so far.
+
+    `training_s`: wall seconds of its steps alone.
+    """
 
     epoch: int
     epochs: int
@@ -41,6 +44,7 @@ class Epoch:
     select_loss: float | None
     learning_rate: float
     seconds: float
+    training_s: float
 
 
 def fit(
@@ -53,6 +57,7 @@ def fit(
     seed: int,
     select: Callable[[], float] | None = None,
     patience: int = PATIENCE,
+    keep_start: bool = False,
     rate_of: Callable[[str], float] = lambda name: 1.0,
     weight_decay: float = 0.01,
     warm_up: float = WARM_UP,
@@ -70,7 +75,7 @@ def fit(
     each. `loss_of(batch, done)` is a scalar, in training mode; `done` in [0, 1) is the share of steps done, for
     schedules. `select()` is a loss on what teaches nothing, asked in evaluation mode without gradients after each
     epoch: the epoch with the smallest is kept, and training stops after `patience` epochs without a smaller one.
-    Without it the last epoch is kept.
+    Without it the last epoch is kept. `keep_start`: the state before the first is asked about and may be kept, too.
 
     `rate_of(name)` multiplies the rate of a parameter. `accumulate`: batches whose losses are averaged into one step.
     `clip`: largest norm of a step's gradient. `bf16`: the loss is computed under autocast to bfloat16, weights and
@@ -113,10 +118,21 @@ def fit(
     said: list[Epoch] = []
     earlier, started = state.seconds, time.monotonic()
 
+    def ask() -> float | None:
+        if select is None:
+            return None
+        module.eval()
+        with torch.no_grad():
+            return _from_all(select(), world) / world
+
     with torch_set_up(threads):
+        if keep_start and state.epoch == 0 and (found := ask()) is not None:
+            state.best_loss, best = found, _copy(module) if checkpoints is None else {}
+            if checkpoints and rank == 0:
+                checkpoints.save(state, module, optimizer)
         while state.epoch < epochs and (select is None or state.epoch - state.best_epoch < patience):
             # Each epoch draws from a generator of its own, so a resumed run needs no generator's state.
-            drawn = mixed(seed, state.epoch)
+            begun, drawn = time.monotonic(), mixed(seed, state.epoch)
             torch.manual_seed(drawn)
             module.train()
             batches = batches_of(state.epoch, drawn)
@@ -139,25 +155,23 @@ def fit(
                     settings["lr"] = peak * schedule(step, steps, warm_up)
                 optimizer.step()
             total = _from_all(total, world)
+            training_s = time.monotonic() - begun
             if not math.isfinite(total):
-                raise ModelError(f"Training diverged in epoch {state.epoch + 1}; set a rate below {rate:g}.")
+                raise ModelError(f"Training diverged in epoch {state.epoch + 1}; set a learning_rate below {rate:g}.")
             state.epoch += 1
-            found = None
-            if select is not None:
-                module.eval()
-                with torch.no_grad():
-                    found = _from_all(select(), world) / world
-            if found is None or found < state.best_loss or not state.best_epoch:
+            found = ask()
+            if found is None or found < state.best_loss or not (state.best_epoch or keep_start):
                 state.best_epoch, state.best_loss = state.epoch, math.inf if found is None else found
                 best = _copy(module) if checkpoints is None else {}
             state.seconds = earlier + time.monotonic() - started
             if checkpoints and rank == 0:
                 checkpoints.save(state, module, optimizer)
-            said.append(
-                Epoch(state.epoch, epochs, total / len(batches), found, rate * schedule(step, steps), state.seconds)
-            )
+            now = rate * schedule(step, steps, warm_up)
+            said.append(Epoch(state.epoch, epochs, total / len(batches), found, now, state.seconds, training_s))
             if on_progress:
                 on_progress(said[-1])
+    if world > 1:
+        distributed.barrier()  # until the first process has written the last checkpoint
     if checkpoints and state.epoch:
         checkpoints.load_best(state, module)
     elif state.epoch:

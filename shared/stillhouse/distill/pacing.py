@@ -5,7 +5,7 @@ Every draw follows from the run's seed and the epoch, so a run that was stopped 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,26 @@ from stillhouse.tasks.students import StudentCandidate
 class Pacing:
     """The pace of one run: `candidate`'s curriculum, token dropout, and schedules of temperature and alpha."""
 
-    def __init__(self, candidate: StudentCandidate, soft: NDArray[np.float32]) -> None:
-        """`soft` [n, labels]: the teacher's probabilities of the texts that teach."""
+    def __init__(
+        self,
+        candidate: StudentCandidate,
+        soft: NDArray[np.float32],
+        losses: Callable[[], NDArray[np.float64]] | None = None,
+    ) -> None:
+        """`soft` [n, labels]: the teacher's probabilities of the texts that teach.
+
+        `losses()` gives another model's loss on each of them, float64 [n]; it is asked for a curriculum by loss alone.
+        ValueError where it is missing then.
+        """
         self._share = candidate.token_dropout
-        self._curriculum = Curriculum.of(by_teacher_confidence(soft)) if candidate.curriculum == "confidence" else None
+        self._ends = candidate.architecture == "cut_encoder"  # [CLS] and [SEP]; others read nothing but the text
+        self._curriculum: Curriculum | None = None
+        if candidate.curriculum == "confidence":
+            self._curriculum = Curriculum.of(by_teacher_confidence(soft))
+        elif candidate.curriculum == "loss":
+            if losses is None:
+                raise ValueError("a curriculum by loss needs another model's losses; give `losses`")
+            self._curriculum = Curriculum.of(losses())
         self._epochs = candidate.epochs
         ends = (candidate.temperature_end, candidate.alpha_end)
         self._temperature, self._alpha = (
@@ -40,11 +56,16 @@ class Pacing:
         return np.concatenate(self._curriculum.batches(epoch / self._epochs, len(self._curriculum.ranks), epoch))
 
     def thinned(self, texts: Sequence[NDArray[Any]], seed: int) -> Sequence[NDArray[Any]]:
-        """`texts` as one epoch shows them, each with some of its features, tokens or states left out."""
+        """`texts` as one epoch shows them, each with some of it left out: hashed features, or tokens.
+
+        Of a cut encoder's texts [CLS] and [SEP], the first and the last, always stay. Where its frozen layers were
+        asked once for all epochs, `texts` are their states: those of the left out tokens are missing for the layers
+        that learn, but the other states come from the whole text. No text has padding yet.
+        """
         if not self._share:
             return texts
         random = np.random.default_rng([seed, 1])
-        return [drop_tokens(text, self._share, random) for text in texts]
+        return [drop_tokens(text, self._share, random, ends=self._ends) for text in texts]
 
     def temperature(self, done: float) -> float:
         """T after the share `done` of training."""

@@ -15,7 +15,7 @@ from stillhouse.distill.features.attention_transfer import attention_transfer_lo
 from stillhouse.distill.features.hidden_states import hidden_cosine, hidden_mse
 from stillhouse.distill.features.projection import Projection
 from stillhouse.distill.features.self_attention import attention_loss, relation_loss
-from stillhouse.distill.outputs import Outputs, at_least_float32, mean_of_rows, require_same_shape
+from stillhouse.distill.outputs import Outputs, at_least_float32, mean_of_rows, require_same_shape, shape_of
 from stillhouse.distill.relations.contrastive import Contrast
 from stillhouse.distill.relations.relational import angle_loss, distance_loss
 from stillhouse.distill.relations.similarity_preserving import similarity_loss
@@ -80,6 +80,11 @@ class Recipe(nn.Module):
                 case HiddenStates():
                     ours, theirs = states_of(term, student, teacher)
                     self.learnt[str(place)] = Projection(ours.shape[-1], theirs.shape[-1])
+                case AttentionTransfer():
+                    states_of(term, student, teacher)  # what does not fit is refused before anything learns
+                case SelfAttention():
+                    for part in term.parts:
+                        _of_part(term, part, student, teacher)
                 case Contrastive():
                     ours, theirs = _embeddings(term, student, teacher)
                     self.learnt[str(place)] = Contrast(
@@ -153,11 +158,10 @@ class Recipe(nn.Module):
     def _self_attention(self, term: SelfAttention, student: Outputs, teacher: Outputs) -> Tensor:
         loss = torch.zeros(())
         for part in term.parts:
+            ours, theirs = _of_part(term, part, student, teacher)
             if part == "attention":
-                ours, theirs = _both(term, student.attention, teacher.attention, ".attention.self")
                 loss = loss + attention_loss(ours, theirs, student.mask)
             else:
-                ours, theirs = _both(term, student.states, teacher.states, f".attention.self.{PARTS[part]}")
                 loss = loss + relation_loss(ours, theirs, term.heads, student.mask)
         return loss
 
@@ -173,20 +177,39 @@ def states_of(term: HiddenStates | AttentionTransfer, student: Outputs, teacher:
     return _both(term, student.states, teacher.states, "")
 
 
+def _of_part(term: SelfAttention, part: str, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+    """The attention maps, or the queries, keys or values, that a term compares."""
+    if part == "attention":
+        return _both(term, student.attention, teacher.attention, ".attention.self", heads=True)
+    return _both(term, student.states, teacher.states, f".attention.self.{PARTS[part]}")
+
+
 def _both(
     term: HiddenStates | AttentionTransfer | SelfAttention,
     ours: Mapping[str, Tensor],
     theirs: Mapping[str, Tensor],
     below: str,
+    *,
+    heads: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    found = []
+    """What `term` compares: states [B, n, width], of any widths, or with `heads` attention maps [B, heads, n, n]."""
+    if term.layers is not None:
+        raise ModelError(f"The term {term.kind} says layers = {term.layers!r}; `paired` makes terms of it.")
+    found: list[Tensor] = []
     for whose, path, known in (("student", term.student, ours), ("teacher", term.teacher, theirs)):
         if path is None:
             raise ModelError(f"The term {term.kind} names no layer of the {whose}; set {whose} to a module's path.")
         if path + below not in known:
             raise ModelError(f"The term {term.kind} needs {path + below!r} of the {whose}, which was not captured.")
         found.append(known[path + below])
-    return found[0], found[1]
+    one, other = found
+    if (heads and one.shape != other.shape) or (not heads and (one.dim() != 3 or one.shape[:2] != other.shape[:2])):
+        same = "texts, heads and tokens" if heads else "texts and tokens"
+        raise ModelError(
+            f"The term {term.kind} compares {str(term.student) + below!r} of the student, which is {shape_of(one)}, "
+            f"with {str(term.teacher) + below!r} of the teacher, which is {shape_of(other)}; {same} must be the same."
+        )
+    return one, other
 
 
 def _logits(term: AnyTerm, student: Outputs, teacher: Outputs | None) -> tuple[Tensor, Tensor]:

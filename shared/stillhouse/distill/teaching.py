@@ -2,6 +2,11 @@
 
 The task's teacher gives probabilities. What terms on relations and features need beside them comes from the sentence
 encoder as it came: vectors of texts, hidden states and attention of its layers.
+
+Its states are the outputs of whole layers, after their LayerNorm, float32, padding cut off. They never change, so each
+text is read once and 4 bytes x width a token are kept of each layer that a term names (three times that of MiniLM's
+queries, keys and values), with 4 bytes x heads x tokens^2 of each attention map. What would take more than
+`MOST_BYTES` in all is not kept; texts are then read anew in each batch.
 """
 
 from __future__ import annotations
@@ -16,14 +21,26 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.features.capture import Captured, capture
+from stillhouse.distill.features.layer_pairs import paired
 from stillhouse.distill.outputs import Outputs
 from stillhouse.distill.recipe import PARTS, Recipe
 from stillhouse.models.features import TOKENIZER_FILE, Featuriser, StudentSpec, prepare
-from stillhouse.tasks.distillation import AnyTerm, Contrastive, Feature, Relational, SelfAttention, SimilarityPreserving
+from stillhouse.models.port import ModelError
+from stillhouse.tasks.distillation import (
+    AnyTerm,
+    Contrastive,
+    Feature,
+    HiddenStates,
+    Relational,
+    SelfAttention,
+    SimilarityPreserving,
+)
+from stillhouse.tasks.feature_terms import ENCODER_LAYER, ENCODER_LAYERS
 
-LAYERS = 6  # of the encoder
-LAYER = "transformer.encoder.layer"
-MOST_BYTES = 1 << 30  # of the encoder's states that are kept; longer texts are read anew in each epoch
+LAYER = ENCODER_LAYER
+TEACHER = tuple(f"{LAYER}.{place}" for place in range(ENCODER_LAYERS))
+MOST_BYTES = 1 << 30
+EXAMPLES = 64  # texts that layers are searched by
 
 
 class Teaching:
@@ -44,32 +61,53 @@ class Teaching:
         example: tuple[Tensor, ...],
         encoder: EncoderSide | None = None,
     ) -> None:
-        """`soft` [N, L] and `hard` int64 [N] of the N `texts`, `weights` [N] or None; `example`: inputs of any batch.
+        """`soft` [N, L] and `hard` int64 [N] of the N `texts`, `weights` [N] or None; `example`: the inputs of the
+        first texts, two or more where there are; layers are searched by what both sides say of them.
 
         `encoder`: what it says of the same texts, where that is known already.
         Raises `ModelError` as `Recipe` does, or where a path names no module.
         """
-        kept = len(module.transformer.encoder.layer) if isinstance(module, CutEncoder) else 0
-        self.terms = tuple(_with_layers(term, kept) for term in terms)
         self.module, self.soft, self.hard, self.weights = module, soft, hard, weights
+        self.terms = tuple(pair for term in terms for pair in self._pairs(term, texts, example, encoder))
         self.encoder = None
         if any(of_encoder(term) for term in self.terms):
             places = range(len(texts))
             self.encoder = encoder.among(places, self.terms) if encoder else EncoderSide(self.terms, texts)
         with torch.no_grad():
-            first = torch.arange(min(len(texts), 2))
+            first = torch.arange(len(example[0]))
             self.recipe = Recipe(
-                self.terms, self._student(example), self._teacher(first), labels=labels, texts=len(texts)
+                self.terms, self._student(example, self.terms), self._teacher(first), labels=labels, texts=len(texts)
             )
 
     def loss(self, places: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         """The loss of the texts at `places` int64 [B], whose `inputs` the module takes."""
         weights = None if self.weights is None else self.weights[places]
-        found: Tensor = self.recipe(self._student(inputs), self._teacher(places), self.hard[places], weights)
+        student, teacher = self._student(inputs, self.terms), self._teacher(places)
+        found: Tensor = self.recipe(student, teacher, self.hard[places], weights)
         return found
 
-    def _student(self, inputs: tuple[Tensor, ...]) -> Outputs:
-        outputs, attention = paths_of(self.terms, "student")
+    def _pairs(
+        self, term: AnyTerm, texts: Sequence[str], example: tuple[Tensor, ...], encoder: EncoderSide | None
+    ) -> Sequence[AnyTerm]:
+        """`term`, for each pair of layers of its map; the last of both where it names none."""
+        if not isinstance(term, Feature) or not isinstance(self.module, CutEncoder):
+            return [term]
+        layers = [f"{LAYER}.{place}" for place in range(len(self.module.transformer.encoder.layer))]
+        if term.layers is None:
+            last: dict[str, Any] = {"student": layers[-1], "teacher": TEACHER[-1]}
+            return [term.model_copy(update={of: path for of, path in last.items() if getattr(term, of) is None})]
+        learn, ours, theirs = len(layers) - self.module.below, None, None
+        if term.layers == "searched":
+            with torch.no_grad():
+                ours = self._student(example, [HiddenStates(kind="hidden_mse", student=one) for one in layers[-learn:]])
+            every = [HiddenStates(kind="hidden_mse", teacher=path) for path in TEACHER]
+            places = range(len(example[0]))
+            side = encoder.among(places, every) if encoder else EncoderSide(every, [texts[place] for place in places])
+            theirs = side.outputs(torch.tensor(places), torch.zeros(len(places), 1))
+        return paired(term, layers, TEACHER, learn=learn, ours=ours, theirs=theirs)
+
+    def _student(self, inputs: tuple[Tensor, ...], terms: Sequence[AnyTerm]) -> Outputs:
+        outputs, attention = paths_of(terms, "student")
         with capture(self.module, outputs, attention=attention, inputs=["head"]) as captured:
             said = self.module(*inputs)
         logits = said[0] if isinstance(said, tuple) else said
@@ -92,12 +130,12 @@ class EncoderSide:
         featuriser = Featuriser(spec, encoder_source() / TOKENIZER_FILE)
         self.ids = [torch.from_numpy(featuriser.ids(prepare(text))) for text in texts]
         with torch.random.fork_rng(devices=[]):  # its head, which nobody asks, is drawn at random
-            self.encoder = CutEncoder(LAYERS, 1).eval()
+            self.encoder = CutEncoder(ENCODER_LAYERS, 1).eval()
         self.paths, self.attention = paths_of(terms, "teacher")
-        width, heads = self.encoder.transformer.config.hidden_size, self.encoder.transformer.config.num_attention_heads
-        size = 4 * sum(
-            len(ids) * width * len(self.paths) + heads * len(ids) ** 2 * len(self.attention) for ids in self.ids
-        )
+        captured, vectors, _ = self._read([0])  # for the widths, which may differ from path to path
+        width = sum(states.shape[-1] for states in captured.outputs.values())
+        heads = sum(maps.shape[1] for maps in captured.attention.values())
+        size = 4 * sum(vectors.shape[-1] + width * len(ids) + heads * len(ids) ** 2 for ids in self.ids)
         self.kept: dict[int, tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]] = {}
         if size <= MOST_BYTES:
             order = sorted(range(len(self.ids)), key=lambda place: len(self.ids[place]))
@@ -121,9 +159,16 @@ class EncoderSide:
         )
 
     def among(self, places: Sequence[int], terms: Sequence[AnyTerm]) -> EncoderSide:
-        """What is known of the texts at `places`, as far as `terms` need it, of what this one's terms needed."""
+        """What is known of the texts at `places`, as far as `terms` need it, of what this one's terms needed.
+
+        Raises `ModelError` where `terms` need more than that.
+        """
         some = copy.copy(self)
         some.paths, some.attention = paths_of(terms, "teacher")
+        known = next(iter(self.kept.values()), None)
+        lacking = {*some.paths, *some.attention} - ({*known[1], *known[2]} if known else {*some.paths, *some.attention})
+        if lacking:
+            raise ModelError(f"{min(lacking)!r} of the encoder is needed, which was not read with the others.")
         some.ids = [self.ids[place] for place in places]
         some.kept = {row: self.kept[place] for row, place in enumerate(places) if self.kept}
         return some
@@ -165,14 +210,6 @@ def paths_of(terms: Sequence[AnyTerm], whose: str) -> tuple[list[str], list[str]
             else:
                 outputs[f"{path}.attention.self.{PARTS[part]}" if part else path] = None
     return list(outputs), list(attention)
-
-
-def _with_layers(term: AnyTerm, kept: int) -> AnyTerm:
-    """A term on features names the last layer of both sides where it names none."""
-    if not isinstance(term, Feature):
-        return term
-    named: dict[str, Any] = {"student": f"{LAYER}.{kept - 1}", "teacher": f"{LAYER}.{LAYERS - 1}"}
-    return term.model_copy(update={whose: path for whose, path in named.items() if getattr(term, whose) is None})
 
 
 def of_encoder(term: AnyTerm) -> bool:

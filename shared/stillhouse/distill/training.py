@@ -1,16 +1,15 @@
 """Trains one student on the teacher's answers. Deterministic: the same data and seed give the same weights, also when
 the run was killed on the way and resumed from its checkpoints.
 
-AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay. After each epoch the student is asked
-about `select`, which it does not learn from; the epoch with the smallest calibrated loss there is kept.
+The loop is `fitting.fit`: AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay, gradient
+accumulation and bfloat16 where the candidate wants them. After each epoch the student is asked about `select`, which
+it does not learn from; the epoch with the smallest calibrated loss there is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,18 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stillhouse.distill.assistant import more_texts
+from stillhouse.distill.augmentation.mixup import mixed_soft_target_loss
 from stillhouse.distill.calibration import calibrate
-from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.confidence import FEWEST_TEXTS
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
-from stillhouse.distill.fitting import PATIENCE, mixed, schedule, torch_set_up
+from stillhouse.distill.difficulty import losses_of_texts
+from stillhouse.distill.fitting import Epoch, fit, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.model2vec import VECTORS_FILE, model2vec_vectors
 from stillhouse.distill.pacing import Pacing, of_places
 from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.static_embeddings import StaticEmbeddings, token_vectors
-from stillhouse.distill.teaching import Teaching
+from stillhouse.distill.teaching import EXAMPLES, Teaching
 from stillhouse.distill.text_cnn import TextCnn
 from stillhouse.distill.width_pruning import narrow
 from stillhouse.models.encoder import WIDTH
@@ -45,7 +45,7 @@ MAX_FEATURES: Final = 1024
 # Times the rate, of heads on what is trained already: these start from nothing, what is below them does not.
 HEAD_RATES: Final = {"cut_encoder": 10.0, "static_embeddings": 2.5, "text_cnn": 2.5}
 # Part of a run's name: raise it when the same data and seed would give another student.
-RUN_VERSION: Final = 2
+RUN_VERSION: Final = 3
 DROPOUT: Final = 0.1  # before the head of what reads static vectors
 _INPUTS: Final[dict[str, tuple[Inputs, int]]] = {  # and the most of them: features, or tokens
     "hashed_ngrams": ("hashed_ngrams", MAX_FEATURES),
@@ -55,6 +55,8 @@ _INPUTS: Final[dict[str, tuple[Inputs, int]]] = {  # and the most of them: featu
 }
 MOST_STATES: Final = 1 << 30  # bytes kept of what never changes; longer texts are computed anew in each epoch
 
+
+Student = HashedNgrams | StaticEmbeddings | TextCnn | CutEncoder
 Held = TypeVar("Held")
 Ids = NDArray[Any]  # one text: ids int64 [n], or states float32 [n, width]
 
@@ -152,82 +154,81 @@ def train(
         rate = candidate.learning_rate or rate
         if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
-        pacing = Pacing(candidate, soft.numpy())
+        pacing = Pacing(
+            candidate,
+            soft.numpy(),
+            lambda: losses_of_texts([prepare(text.text) for text in train], soft, hard, seed=seed, threads=threads),
+        )
         taught: Teaching | None = None
         learning: nn.Module = module
         if candidate.distill:
-            prepared, example = [text.text for text in train], inputs_of(seen[:2], tokens)
+            prepared, example = [text.text for text in train], inputs_of(seen[: EXAMPLES if tokens else 2], tokens)
             taught = Teaching(candidate.distill, module, labels, prepared, soft, hard, weights, example)
             learning = nn.ModuleDict({"student": module, "recipe": taught.recipe})
         # A head on what is trained already starts from nothing, so it has further to go than what is below it.
         heads = HEAD_RATES.get(candidate.architecture, 1.0)
-        rates = {parameter: rate * heads for parameter in module.head.parameters()}
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter], "lr": rates.get(parameter, rate)}
-            for parameter in learning.parameters()
-            if parameter.requires_grad
-        ]
-        peaks: list[float] = [group["lr"] for group in groups]
-        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
-        checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, labels, train, select, seed))
-        state = checkpoints.resume(learning, optimizer)
-        earlier, started = state.seconds, time.monotonic()
-        steps = candidate.epochs * math.ceil(len(seen) / candidate.batch_size)
+        head = "student.head." if taught is not None else "head."
+        now: Sequence[Ids] = seen  # what this epoch shows of each text
+        agreement = 0.0
 
-        while state.epoch < candidate.epochs and state.epoch - state.best_epoch < PATIENCE:
-            epoch_started = time.monotonic()
-            # Each epoch draws from a generator of its own, so a resumed run needs no generator's state.
-            torch.manual_seed(mixed(seed, state.epoch))
-            learning.train()
-            step, total = state.epoch * math.ceil(len(seen) / candidate.batch_size), 0.0
-            places, shown_now = pacing.taught(state.epoch), pacing.thinned(seen, mixed(seed, state.epoch))
+        def batches_of(epoch: int, drawn: int) -> list[Tensor]:
+            nonlocal now
+            places, now = pacing.taught(epoch), pacing.thinned(seen, drawn)
             paced = seen if places is None else [seen[i] for i in places]
-            for batch in of_places(places, batches(paced, candidate.batch_size, mixed(seed, state.epoch))):
-                done = step / steps
-                step += 1
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = peak * schedule(step, steps)
-                inputs = inputs_of([shown_now[i] for i in batch], tokens)
-                if taught is not None:
-                    loss = taught.loss(batch, inputs)
-                else:
-                    said = module(*inputs)
-                    loss = soft_target_loss(
-                        said[0] if tokens else said,
-                        soft[batch],
-                        hard[batch],
-                        pacing.temperature(done),
-                        pacing.alpha(done) if isinstance(alphas, float) else alphas[batch],
-                        None if weights is None else weights[batch],
-                    )
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += float(loss.detach()) * len(batch)
-            speed = len(seen) / (time.monotonic() - epoch_started)
+            return list(of_places(places, batches(paced, candidate.batch_size, drawn)))
+
+        def loss_of(batch: Tensor, done: float) -> Tensor:
+            inputs = inputs_of([now[i] for i in batch], tokens)
+            if taught is not None:
+                return taught.loss(batch, inputs)
+            temperature = pacing.temperature(done)
+            alpha = pacing.alpha(done) if isinstance(alphas, float) else alphas[batch]
+            weight = None if weights is None else weights[batch]
+            if candidate.mixup:
+                told = (soft[batch], hard[batch], temperature, alpha, weight)
+                return mixed_soft_target_loss(module, module.head, inputs, *told, candidate.mixup)
+            said = module(*inputs)
+            return soft_target_loss(said[0] if tokens else said, soft[batch], hard[batch], temperature, alpha, weight)
+
+        def loss_of_select() -> float:
+            nonlocal agreement
             scores = predict(module, shown, tokens)
-            _, select_loss = calibrate(scores, answers)
-            if not math.isfinite(total):
-                raise ModelError(f"Training diverged in epoch {state.epoch + 1}; set a learning_rate below {rate:g}.")
-            state.epoch += 1
-            state.seconds = earlier + time.monotonic() - started
-            if select_loss < state.best_loss:
-                state.best_epoch, state.best_loss = state.epoch, select_loss
-            checkpoints.save(state, learning, optimizer)
+            agreement = float((scores.argmax(axis=1) == answers).mean())
+            return calibrate(scores, answers)[1]
+
+        def report(epoch: Epoch) -> None:
+            assert epoch.select_loss is not None
             on_progress(
                 Progress(
-                    epoch=state.epoch,
-                    epochs=candidate.epochs,
-                    train_loss=total / len(seen),
-                    select_loss=select_loss,
-                    select_agreement=float((scores.argmax(axis=1) == answers).mean()),
-                    learning_rate=rate * schedule(step, steps),
-                    texts_per_s=speed,
-                    seconds=state.seconds,
+                    epoch=epoch.epoch,
+                    epochs=epoch.epochs,
+                    train_loss=epoch.train_loss,
+                    select_loss=epoch.select_loss,
+                    select_agreement=agreement,
+                    learning_rate=epoch.learning_rate,
+                    texts_per_s=len(seen) / epoch.training_s,
+                    seconds=epoch.seconds,
                 )
             )
 
-        checkpoints.load_best(state, learning)
+        fit(
+            learning,
+            batches_of,
+            loss_of,
+            epochs=candidate.epochs,
+            rate=rate,
+            rate_of=lambda name: heads if name.startswith(head) else 1.0,
+            seed=seed,
+            select=loss_of_select,
+            patience=candidate.patience,
+            accumulate=candidate.accumulate,
+            bf16=candidate.precision == "bfloat16",
+            weight_decay=decay,
+            threads=threads,
+            checkpoint_dir=checkpoint_dir,
+            run=_run_name(candidate, labels, train, select, seed),
+            on_progress=report,
+        )
         if isinstance(module, StaticEmbeddings | TextCnn):
             module.settle()
         temperature, _ = calibrate(predict(module, shown, tokens), answers)
@@ -259,15 +260,13 @@ def spec_of(candidate: StudentCandidate, labels: tuple[str, ...]) -> StudentSpec
     )
 
 
-def _module_of(
-    candidate: StudentCandidate, labels: int, seen: Sequence[Ids]
-) -> tuple[HashedNgrams | StaticEmbeddings | TextCnn | CutEncoder, float, float]:
+def _module_of(candidate: StudentCandidate, labels: int, seen: Sequence[Ids]) -> tuple[Student, float, float]:
     """The untrained student, and its architecture's learning rate and weight decay."""
     hidden = candidate.hidden
     if candidate.architecture == "hashed_ngrams":
         return HashedNgrams(seen, candidate.buckets, candidate.dim, labels, hidden), 1e-2, 0.0
     if candidate.architecture == "cut_encoder":
-        encoder = CutEncoder(candidate.layers, labels, hidden)
+        encoder = CutEncoder(candidate.layers, labels, hidden, candidate.learn_layers)
         narrow(encoder, seen, candidate.width)
         return encoder, 1e-3, 0.01
     vectors = token_vectors(candidate.dim) if candidate.vectors is None else model2vec_vectors(candidate.vectors)

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.tasks.section import Section
+
+LayerMap = Literal["last", "uniform", "searched"]
 
 
 class Term(Section):
@@ -96,10 +98,24 @@ class Contrastive(Term):
 
 
 class Feature(Term):
-    """What terms on hidden layers have: whose, by module path. None: the last one kept, and the encoder's last."""
+    """What terms on hidden layers have: whose, by module path. None: the last one kept, and the encoder's last.
 
-    student: str | None = Field(default=None, description="Path of the student's layer.")
+    With `layers` the term is one for each pair of layers that the map makes, each with the whole weight.
+    """
+
+    student: str | None = Field(default=None, description="Path of the student's layer, one that learns.")
     teacher: str | None = Field(default=None, description="Path of the teacher's layer.")
+    layers: LayerMap | None = Field(
+        default=None,
+        description="A pair for each layer that learns, in the place of student and teacher. last: with the teacher's "
+        "last ones. uniform: evenly spaced. searched: with what is most alike (CKA) before anything is learnt.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_name_layers(self) -> Feature:
+        if self.layers is not None and (self.student is not None or self.teacher is not None):
+            raise ValueError(f"layers = {self.layers!r} finds the pairs by itself; remove student and teacher")
+        return self
 
 
 class HiddenStates(Feature):
@@ -126,6 +142,8 @@ class SelfAttention(Feature):
     )
     heads: int = Field(default=12, ge=1, description="Relation heads of queries, keys and values.")
 
+
+AnyFeature = HiddenStates | AttentionTransfer | SelfAttention
 
 AnyTerm = Annotated[
     HardLabels

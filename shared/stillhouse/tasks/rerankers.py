@@ -41,7 +41,17 @@ class RerankerStudent(Section):
     )
     temperature: float = Field(default=1.0, gt=0, description="listwise_kl: T.")
     epochs: int = Field(default=3, ge=1, le=100)
-    batch_size: int = Field(default=4, ge=1, description="Lists of one optimiser step.")
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        description="Lists of one optimiser step; each is read by itself, gradients are accumulated.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of training's matrix products; weights and losses are float32."
+    )
+    patience: int = Field(
+        default=3, ge=1, description="Epochs without a smaller loss on lists that do not teach, then training stops."
+    )
     documents: int = Field(
         default=12, ge=2, le=1000, description="Of one list that teach: the relevant ones and the hardest others."
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from stillhouse.tasks.distillation import AnyTerm, Feature
+from stillhouse.tasks.feature_terms import check_features
 from stillhouse.tasks.rerankers import RerankerStudent
 from stillhouse.tasks.section import Section
 
@@ -29,6 +30,9 @@ class StudentCandidate(Section):
 
     architecture: Architecture
     layers: int = Field(default=3, ge=2, le=6, description="cut_encoder, joint: transformer layers kept.")
+    learn_layers: int = Field(
+        default=1, ge=1, le=6, description="cut_encoder: the highest of them that learn; the others stay."
+    )
     buckets: int = Field(
         default=1 << 17, ge=1 << 10, le=1 << 22, description="hashed_ngrams, joint: rows of the table."
     )
@@ -63,16 +67,37 @@ class StudentCandidate(Section):
     )
     epochs: int = Field(default=12, ge=1, le=500)
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(
+        default=1, ge=1, description="Batches whose mean is one optimiser step, where a larger one exceeds memory."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of training's matrix products; weights and losses are float32."
+    )
+    patience: int = Field(
+        default=3, ge=1, description="Epochs without a smaller loss on texts that do not teach, then training stops."
+    )
     learning_rate: float | None = Field(default=None, gt=0, description="None: the architecture's default.")
     seed: int = 0
     temperature_end: float | None = Field(default=None, gt=0, description="T goes there over training; None: it stays.")
     alpha_end: float | None = Field(default=None, ge=0, le=1, description="alpha goes there; None: it stays.")
     schedule: Literal["linear", "cosine"] = Field(default="linear", description="How temperature and alpha go there.")
-    curriculum: Literal["none", "confidence"] = Field(
-        default="none", description="confidence: texts that the teacher is sure of come first."
+    curriculum: Literal["none", "confidence", "loss"] = Field(
+        default="none",
+        description="confidence: texts that the teacher is sure of come first. loss: those that hashed n-grams which "
+        "learnt the other texts get right; they learn first, which costs about what a student of n-grams costs.",
     )
     token_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of each text's features or tokens that an epoch leaves out."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of each text's features or tokens that an epoch leaves out.",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Each batch's vectors before the head, and their answers, are mixed in pairs; the larger share is "
+        "drawn from Beta(mixup, mixup). 0: none are.",
     )
     variants: int = Field(
         default=2,
@@ -94,12 +119,29 @@ class StudentCandidate(Section):
             raise ValueError("alpha_end says nothing beside class_alpha; remove one of the two")
         if not self.distill:
             return self
+        if self.mixup:
+            raise ValueError("mixup mixes alpha's and temperature's answers, not those of [[student.distill]]; use one")
         for name in ("alpha", "class_alpha", "temperature", "alpha_end", "temperature_end"):
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name} says nothing beside [[student.distill]]; move it into the terms")
         for term in self.distill:
             if isinstance(term, Feature) and self.architecture != "cut_encoder":
                 raise ValueError(f"{term.kind} needs hidden layers, which {self.architecture} does not have; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_that_learn(self) -> StudentCandidate:
+        if self.learn_layers > 1 and self.architecture != "cut_encoder":
+            raise ValueError(f"learn_layers is for cut_encoder; remove it from {self.architecture}")
+        if self.learn_layers > self.layers:
+            raise ValueError(f"learn_layers = {self.learn_layers} is more than the {self.layers} layers that are kept")
+        check_features(
+            [term for term in self.distill if isinstance(term, Feature)],
+            layers=self.layers,
+            learn_layers=self.learn_layers,
+            width=self.width,
+            token_dropout=self.token_dropout,
+        )
         return self
 
     @model_validator(mode="after")

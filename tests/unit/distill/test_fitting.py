@@ -102,6 +102,24 @@ def test_the_best_epoch_is_kept_and_training_stops_without_a_better_one(tmp_path
     assert same(net, kept)
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["in memory", "on disk"])
+def test_the_state_before_the_first_epoch_may_be_the_best(tmp_path, kept) -> None:
+    settings = {"checkpoint_dir": tmp_path, "run": "a"} if kept else {}
+    losses = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    net, untaught = Net(0.0), Net(0.0)
+    said = learn(net, select=lambda: next(losses), keep_start=True, **settings)
+    assert [one.select_loss for one in said] == [2.0, 3.0, 4.0]  # patience of 3, since the start
+    assert all(torch.equal(value, untaught.state_dict()[name]) for name, value in net.named_parameters())
+    losses = iter([5.0, 2.0, 3.0, 4.0, 5.0])
+    other = Net(0.0)
+    learn(other, select=lambda: next(losses), keep_start=True, **settings | {"run": "b"})
+    assert not torch.equal(other.layers[0].weight, untaught.layers[0].weight)
+    if kept:  # a finished run asks no more, and is what it was
+        again = Net(0.0)
+        assert learn(again, select=lambda: next(iter([])), keep_start=True, **settings | {"run": "b"}) == []
+        assert same(again, other)
+
+
 def test_accumulated_batches_are_one_larger_batch() -> None:
     small, large = Net(0.0), Net(0.0)
     learn(small, size=4, accumulate=4)
@@ -148,7 +166,7 @@ def test_schedules_are_told_how_much_is_done() -> None:
 
 
 def test_divergence_and_nothing_to_learn_are_said() -> None:
-    with pytest.raises(ModelError, match="diverged in epoch 1; set a rate below"):
+    with pytest.raises(ModelError, match="diverged in epoch 1; set a learning_rate below"):
         learn(Net(), rate=1e38)
     frozen = Net().requires_grad_(False)
     with pytest.raises(ModelError, match="Nothing in the module learns"):

@@ -43,6 +43,17 @@ def test_each_is_what_the_candidate_says() -> None:
     assert [one.tolist() for one in kept] != [one.tolist() for one in thin.thinned(texts, 8)]
 
 
+@pytest.mark.parametrize("states", [False, True])
+def test_what_an_encoder_reads_keeps_its_ends(states) -> None:
+    """Ids, or states of layers that do not learn: [CLS] and [SEP] stay, whatever else is left out."""
+    thin = Pacing(candidate(architecture="cut_encoder", token_dropout=0.9), SOFT)
+    ids = [np.array([101, *range(1000, 1000 + n), 102]) for n in range(20)]
+    texts = [np.stack([one, one], axis=1).astype(np.float32) for one in ids] if states else ids
+    kept = thin.thinned(texts, 7)
+    assert all((one[[0, -1]] == whole[[0, -1]]).all() for one, whole in zip(kept, texts, strict=True))
+    assert sum(map(len, kept)) < 0.4 * sum(map(len, texts))
+
+
 def test_a_paced_student_learns_and_a_killed_run_ends_as_if_it_had_not_been(tmp_path) -> None:
     paced = candidate(
         curriculum="confidence", token_dropout=0.1, temperature_end=1.0, alpha_end=0.5, learning_rate=None
@@ -56,9 +67,34 @@ def test_a_paced_student_learns_and_a_killed_run_ends_as_if_it_had_not_been(tmp_
     assert not same(whole, plain)
 
 
+def test_a_curriculum_by_loss_begins_with_what_another_model_gets_right() -> None:
+    losses = np.array([2.0, 0.1, 0.5])
+    pacing = Pacing(candidate(curriculum="loss"), SOFT, lambda: losses)
+    assert pacing.taught(0).tolist() == [1, 1, 1]
+    assert sorted(pacing.taught(3)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="give `losses`"):
+        Pacing(candidate(curriculum="loss"), SOFT)
+    unasked = Pacing(candidate(curriculum="confidence"), SOFT, lambda: pytest.fail("nobody needs losses"))
+    assert unasked.taught(0).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("changes", [{"curriculum": "loss"}, {"mixup": 0.4}], ids=["curriculum by loss", "mixup"])
+def test_it_learns_and_a_killed_run_ends_as_if_it_had_not_been(tmp_path, changes) -> None:
+    paced = candidate(learning_rate=None, **changes)
+    whole, said = run(tmp_path / "whole", candidate=paced)
+    assert said[-1].select_agreement > 0.95
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", candidate=paced, kill_after=2)
+    assert same(whole, run(tmp_path / "killed", candidate=paced)[0])
+    assert not same(whole, run(tmp_path / "plain", candidate=candidate(learning_rate=None))[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"mixup": 0.4, "distill": [{"kind": "hard_labels"}]}, r"mixup mixes alpha's .* not those of \[\[student"),
+        ({"mixup": -1.0}, "mixup"),
+        ({"curriculum": "length"}, "curriculum"),
         ({"alpha_end": 0.5, "class_alpha": {"order": 0.9}}, "alpha_end says nothing beside class_alpha"),
         (
             {"temperature_end": 1.0, "distill": [{"kind": "hard_labels"}]},

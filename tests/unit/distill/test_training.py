@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from stillhouse.distill.checkpoint import STATE_FILE
@@ -114,6 +115,53 @@ def test_training_stops_where_it_no_longer_helps_and_keeps_the_best(tmp_path) ->
     best = min(said, key=lambda progress: progress.select_loss)
     assert state["best_epoch"] == best.epoch
     assert said[-1].epoch == best.epoch + 3
+
+
+def test_patience_is_the_candidates(tmp_path) -> None:
+    long = CANDIDATE.model_copy(update={"epochs": 200, "learning_rate": 0.05, "patience": 1})
+    _, said = run(tmp_path / "a", candidate=long)
+    best = min(said, key=lambda progress: progress.select_loss)
+    assert said[-1].epoch == best.epoch + 1 < 200
+
+
+def test_accumulated_batches_make_the_same_student_as_larger_ones_but_for_who_is_in_them(tmp_path) -> None:
+    quick = CANDIDATE.model_copy(update={"learning_rate": None, "batch_size": 4, "accumulate": 4})
+    trained, said = run(tmp_path / "a", candidate=quick)
+    assert said[-1].select_agreement > 0.95
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", candidate=quick, kill_after=2)
+    assert same(trained, run(tmp_path / "killed", candidate=quick)[0])
+    every = quick.model_copy(update={"accumulate": 1})
+    assert not same(trained, run(tmp_path / "b", candidate=every)[0])
+
+
+def test_a_step_of_all_accumulated_batches_is_one_of_all_texts(tmp_path) -> None:
+    parts = CANDIDATE.model_copy(update={"batch_size": 8, "accumulate": 15, "epochs": 2})  # of 120 texts
+    whole = CANDIDATE.model_copy(update={"batch_size": 120, "epochs": 2})
+    one, _ = run(tmp_path / "parts", candidate=parts)
+    two, _ = run(tmp_path / "whole", candidate=whole)
+    others = two.module.state_dict()
+    assert all(torch.allclose(value, others[name], atol=1e-5) for name, value in one.module.state_dict().items())
+
+
+def test_bfloat16_learns_with_weights_in_float32_and_is_resumed_to_the_bit(tmp_path) -> None:
+    half = CANDIDATE.model_copy(update={"learning_rate": None, "precision": "bfloat16"})
+    trained, said = run(tmp_path / "a", candidate=half)
+    assert said[-1].select_agreement > 0.95
+    assert {parameter.dtype for parameter in trained.module.parameters()} == {torch.float32}
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", candidate=half, kill_after=1)
+    assert same(trained, run(tmp_path / "killed", candidate=half)[0])
+    exact, _ = run(tmp_path / "b", candidate=half.model_copy(update={"precision": "float32"}))
+    assert not same(trained, exact)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"accumulate": 0}, {"patience": 0}, {"precision": "float16"}], ids=lambda changes: next(iter(changes))
+)
+def test_what_no_loop_can_do_is_refused(changes) -> None:
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        StudentCandidate.model_validate(CANDIDATE.model_dump() | changes)
 
 
 def test_divergence_is_said_with_the_mend(tmp_path) -> None:

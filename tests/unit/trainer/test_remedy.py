@@ -95,6 +95,17 @@ def test_static_students_grow_to_the_encoder_s_width_and_narrow_ones_get_their_w
     assert remedy_for(task, 1, {"width": 1.0}, 1, WEAK).changes == {"width": 1.0, "layers": 4}
 
 
+def test_terms_on_hidden_layers_bind_a_student_to_its_layers_and_heads() -> None:
+    layer = "transformer.encoder.layer.2"
+    named = {"architecture": "cut_encoder", "layers": 3, "distill": [{"kind": "hidden_mse", "student": layer}]}
+    mapped = named | {"learn_layers": 3, "distill": [{"kind": "minilm", "layers": "uniform"}]}
+    tasks = [make_task(students=(student,)) for student in (named, mapped)]
+    assert remedy_for(tasks[0], 0, {}, 0, WEAK) is None  # of four layers the third would not learn
+    assert remedy_for(tasks[0], 0, {}, 0, failed(broken("pays"))).changes == {"width": 0.5}
+    assert remedy_for(tasks[1], 0, {}, 0, WEAK).changes == {"layers": 4}
+    assert remedy_for(tasks[1], 0, {}, 0, failed(broken("pays"))) is None  # neither fewer layers than learn nor heads
+
+
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_a_rung_has_only_so_many_variants(most) -> None:
     task = make_task(students=({"architecture": "hashed_ngrams", "dim": 32, "variants": most},))

@@ -12,8 +12,15 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stillhouse.distill.outputs import at_least_float32, mean_of_rows
+from stillhouse.distill.response.soft_targets import softened_divergence
 
 
 def mixed_up(vectors: Tensor, soft: Tensor, concentration: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -36,3 +43,64 @@ def mixed_up(vectors: Tensor, soft: Tensor, concentration: float, generator: tor
     mixed = share * vectors + (1.0 - share) * vectors[partner]
     share = own.to(soft.dtype).unsqueeze(-1)
     return mixed, share * soft + (1.0 - share) * soft[partner]
+
+
+@contextmanager
+def mixing(
+    head: nn.Module, targets: Tensor, concentration: float, generator: torch.Generator
+) -> Iterator[list[Tensor]]:
+    """Inside, the vectors [B, d] that `head` is given are mixed, as `mixed_up`; the list then holds `targets` [B, ...]
+    mixed by the same shares, one entry for each time that it was called.
+
+    So any student that is a head on a vector can be mixed, whatever makes the vector (manifold mixup at the last
+    hidden layer, Verma et al. 1806.05236).
+
+    >>> head = nn.Linear(2, 2)
+    >>> with mixing(head, torch.eye(2), 0.4, torch.Generator().manual_seed(0)) as mixed:
+    ...     said = head(torch.eye(2))
+    >>> bool(torch.allclose(said, mixed[0] @ head.weight.T + head.bias))
+    True
+    """
+    mixed: list[Tensor] = []
+
+    def mix(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        vectors, answers = mixed_up(given[0], targets, concentration, generator)
+        mixed.append(answers)
+        return (vectors, *given[1:])
+
+    hook = head.register_forward_pre_hook(mix)
+    try:
+        yield mixed
+    finally:
+        hook.remove()
+
+
+def mixed_soft_target_loss(
+    module: nn.Module,
+    head: nn.Module,
+    inputs: Sequence[Tensor],
+    soft: Tensor,
+    hard: Tensor,
+    temperature: float,
+    alpha: float | Tensor,
+    weight: Tensor | None,
+    concentration: float,
+) -> Tensor:
+    """`soft_target_loss` of `module(*inputs)` with what its `head` is given mixed in pairs, a float32 scalar.
+
+    `soft` [B, L], `hard` int64 [B], `alpha`, one or [B], and `weight` [B] or None are those of the rows before; all are
+    mixed by the same shares, drawn from torch's own generator. The module gives logits [B, L], or them first.
+    """
+    labels = functional.one_hot(hard, soft.shape[1]).to(soft.dtype)
+    alphas = torch.as_tensor(alpha, dtype=soft.dtype).expand(len(soft))
+    weights = torch.ones_like(alphas) if weight is None else weight
+    targets = torch.cat([soft, labels, alphas[:, None], weights[:, None]], dim=1)
+    with mixing(head, targets, concentration, torch.default_generator) as mixed:
+        said = module(*inputs)
+    scores = at_least_float32(said[0] if isinstance(said, tuple) else said)
+    count = soft.shape[1]
+    soft, labels, alphas, weights = mixed[0][:, :count], mixed[0][:, count:-2], mixed[0][:, -2], mixed[0][:, -1]
+    hard_loss = functional.cross_entropy(scores, labels, reduction="none")
+    soft_loss = softened_divergence(scores, soft, temperature)
+    losses = alphas * hard_loss + (1.0 - alphas) * temperature**2 * soft_loss
+    return mean_of_rows(losses, None if weight is None else weights)

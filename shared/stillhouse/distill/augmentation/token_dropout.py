@@ -20,15 +20,22 @@ from numpy.typing import NDArray
 
 
 def drop_tokens(
-    ids: NDArray[Any], share: float, random: np.random.Generator, keep: Collection[int] = ()
+    ids: NDArray[Any], share: float, random: np.random.Generator, keep: Collection[int] = (), *, ends: bool = False
 ) -> NDArray[Any]:
     """`ids` [n] (or states [n, width]) without each with probability `share`; never those of `keep`, never all.
 
-    ValueError for a share outside of [0, 1).
+    `ends`: the first and the last stay, too. They are [CLS] and [SEP] of an encoder's input, which states no longer
+    say by themselves. ValueError for a share outside of [0, 1).
+
+    >>> states = np.arange(8.0).reshape(4, 2)
+    >>> drop_tokens(states, 0.99, np.random.default_rng(0), ends=True).tolist()
+    [[0.0, 1.0], [6.0, 7.0]]
     """
     stays = random.random(len(ids)) >= _checked(share)
     if keep and ids.ndim == 1:
         stays |= np.isin(ids, list(keep))
+    if ends:
+        stays[:1] = stays[-1:] = True
     if len(ids) and not stays.any():
         stays[random.integers(len(ids))] = True
     return ids[stays]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stillhouse.distill.cut_encoder import CutEncoder, padding_bias
-from stillhouse.models.port import ModelError
 from stillhouse.models.rerank_text import FEATURES
 
 STARTING_COSINE: Final = 20.0  # cosines within a list differ by some tenths, log-odds by some units
@@ -25,13 +24,9 @@ class Encoder(nn.Module):
     def __init__(self, layers: int, learn: int) -> None:
         """Loads the weights from their package. Raises `ModelError`."""
         super().__init__()
-        if not 1 <= learn <= layers:
-            raise ModelError(f"Of {layers} layers, {learn} cannot learn.")
-        self.transformer: Any = CutEncoder(layers, 1).transformer
-        self.below = layers - learn
-        self.transformer.requires_grad_(False)
-        for layer in self.transformer.encoder.layer[self.below :]:
-            layer.requires_grad_(True)
+        cut = CutEncoder(layers, 1, learn=learn)
+        self.transformer: Any = cut.transformer
+        self.below = cut.below
         self.cosine = nn.Parameter(torch.tensor(STARTING_COSINE))
 
 

@@ -1,18 +1,17 @@
 """Trains one reranker on lists. Deterministic, and resumed from its checkpoints when it was killed on the way.
 
-AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay, some lists a step. What the layers that do
-not learn make of a text is computed once. The epoch with the smallest loss on `select` is kept; where training only
-makes it worse, that is the state before the first.
+The loop is `fitting.fit`: AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay, some lists a
+step, their gradients accumulated. What the layers that do not learn make of a text is computed once. The epoch with the
+smallest loss on `select` is kept; where training only makes it worse, that is the state before the first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.cut_encoder import encoder_source
-from stillhouse.distill.fitting import PATIENCE, schedule, torch_set_up
+from stillhouse.distill.fitting import Epoch, fit, torch_set_up
 from stillhouse.distill.rerankers.encoders import PairEncoder, Reranker, TwinEncoder
 from stillhouse.distill.rerankers.lists import RankedList
 from stillhouse.distill.rerankers.objective import rerank_loss
@@ -119,55 +117,50 @@ def train_reranker(
         shown = [_prepared(one, spec, lexicon, tokenizer) for one in (*train, *select)]
         seen, chosen = shown[: len(train)], shown[len(train) :]
         rate = candidate.learning_rate or RATE
-        groups = [
-            {"params": [parameter], "lr": rate * (1.0 if ".layer." in name else HEAD_RATE)}
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad
-        ]
-        peaks = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
-        optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
-        checkpoints = Checkpoints(checkpoint_dir, _run_name(candidate, train, select, seed))
-        state = checkpoints.resume(module, optimizer)
-        states = _lower_states(module, shown) if state.epoch < candidate.epochs else {}
-        earlier, started = state.seconds, time.monotonic()
+
+        @cache  # and not at once: a finished run is only loaded
+        def states() -> dict[bytes, NDArray[np.float16]]:
+            return _lower_states(module, shown)
+
+        def batches_of(epoch: int, _: int) -> list[_List]:
+            states()  # here, where nothing is in half precision, also when a run goes on
+            return [seen[place] for place in np.random.default_rng([seed, epoch]).permutation(len(seen))]
 
         def loss_of_select() -> float:
-            module.eval()
-            with torch.no_grad():
-                return sum(float(_loss(module, one, states, candidate)) for one in chosen) / len(chosen)
+            return sum(float(_loss(module, one, states(), candidate)) for one in chosen) / len(chosen)
 
-        if state.epoch == 0:
-            state.best_loss = loss_of_select()
-            checkpoints.save(state, module, optimizer)
-        per_epoch = math.ceil(len(seen) / candidate.batch_size)
-        while state.epoch < candidate.epochs and state.epoch - state.best_epoch < PATIENCE:
-            begun, total, step = time.monotonic(), 0.0, state.epoch * per_epoch
-            order = np.random.default_rng([seed, state.epoch]).permutation(len(seen))
-            module.train()
-            for start in range(0, len(order), candidate.batch_size):
-                step += 1
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = peak * schedule(step, per_epoch * candidate.epochs)
-                part = [seen[place] for place in order[start : start + candidate.batch_size]]
-                optimizer.zero_grad()
-                for one in part:  # one after the other: the gradients are the same, and memory is one list's
-                    loss = _loss(module, one, states, candidate) * one.weight / len(part)
-                    loss.backward()
-                    total += float(loss.detach()) * len(part)
-                optimizer.step()
-            speed = len(seen) / (time.monotonic() - begun)
-            if not math.isfinite(total):
-                raise ModelError(f"Training diverged in epoch {state.epoch + 1}; set a learning_rate below {rate:g}.")
-            select_loss = loss_of_select()
-            state.epoch += 1
-            state.seconds = earlier + time.monotonic() - started
-            if select_loss < state.best_loss:
-                state.best_epoch, state.best_loss = state.epoch, select_loss
-            checkpoints.save(state, module, optimizer)
+        def report(epoch: Epoch) -> None:
+            assert epoch.select_loss is not None
             on_progress(
-                RerankProgress(state.epoch, candidate.epochs, total / len(seen), select_loss, speed, state.seconds)
+                RerankProgress(
+                    epoch.epoch,
+                    epoch.epochs,
+                    epoch.train_loss,
+                    epoch.select_loss,
+                    len(seen) / epoch.training_s,
+                    epoch.seconds,
+                )
             )
-        checkpoints.load_best(state, module)
+
+        fit(
+            module,
+            batches_of,
+            lambda one, _: _loss(module, one, states(), candidate) * one.weight,
+            epochs=candidate.epochs,
+            rate=rate,
+            rate_of=lambda name: 1.0 if ".layer." in name else HEAD_RATE,
+            seed=seed,
+            select=loss_of_select,
+            patience=candidate.patience,
+            keep_start=True,
+            accumulate=candidate.batch_size,  # one after the other: memory is one list's
+            bf16=candidate.precision == "bfloat16",
+            weight_decay=DECAY,
+            threads=threads,
+            checkpoint_dir=checkpoint_dir,
+            run=_run_name(candidate, train, select, seed),
+            on_progress=report,
+        )
     return TrainedReranker(candidate, module.eval(), spec, lexicon, tokenizer)
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stillhouse.distill.augmentation.mixup import mixed_up
+from stillhouse.distill.augmentation.mixup import mixed_soft_target_loss, mixed_up
 from stillhouse.distill.augmentation.paraphrase import paraphrased
 from stillhouse.distill.augmentation.token_dropout import drop_tokens, drop_words
 from stillhouse.distill.augmentation.unlabelled import labelled_by_teacher
 from stillhouse.distill.data import LabelledText
 from stillhouse.distill.fitting import fit, shuffled
+from stillhouse.distill.response.soft_targets import soft_target_loss
 from tests.unit.distill.schemes.lessons import BAGS, HARD, SOFT, Net, agreement
 
 
@@ -68,6 +69,38 @@ def test_its_shares_are_betas() -> None:
         mixed_up(vectors, soft, 0.0, torch.Generator())
     with pytest.raises(ValueError, match="2 vectors and 3 targets"):
         mixed_up(torch.zeros(2, 2), torch.zeros(3, 2), 1.0, torch.Generator())
+
+
+def test_the_loss_of_rows_mixed_with_themselves_is_that_of_soft_targets() -> None:
+    torch.manual_seed(0)
+    head, x = torch.nn.Linear(5, 3), torch.randn(1, 5).expand(4, 5)
+    soft, hard = torch.randn(1, 3).softmax(dim=1).expand(4, 3), torch.ones(4, dtype=torch.int64)
+    alpha, weight = torch.full((4,), 0.3), torch.full((4,), 2.0)
+    for told in ((2.0, 0.3, None), (2.0, alpha, weight)):
+        mixed = mixed_soft_target_loss(head, head, (x,), soft, hard, *told, 0.4)
+        plain = soft_target_loss(head(x), soft, hard, *told)
+        assert mixed.item() == pytest.approx(plain.item(), abs=1e-6)
+    assert not head._forward_pre_hooks
+
+
+def test_the_loss_of_mixed_rows_is_its_formula_and_its_gradient_flows() -> None:
+    torch.manual_seed(0)
+    head, x = torch.nn.Linear(4, 3).double(), torch.randn(6, 4, dtype=torch.float64)
+    soft, hard = torch.randn(6, 3, dtype=torch.float64).softmax(dim=1), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def loss(vectors):
+        torch.manual_seed(7)
+        return mixed_soft_target_loss(head, head, (vectors,), soft, hard, 2.0, 0.2, None, 0.4)
+
+    torch.manual_seed(7)
+    onehot = functional.one_hot(hard, 3).double()
+    vectors, both = mixed_up(x, torch.cat([soft, onehot], dim=1), 0.4, torch.default_generator)
+    said = head(vectors)
+    soft_at_2 = both[:, :3].sqrt() / both[:, :3].sqrt().sum(dim=1, keepdim=True)
+    divergence = (soft_at_2 * (soft_at_2.log() - (said / 2).log_softmax(dim=1))).sum(dim=1)
+    entropy = -(both[:, 3:] * said.log_softmax(dim=1)).sum(dim=1)
+    assert loss(x).item() == pytest.approx((0.2 * entropy + 0.8 * 4 * divergence).mean().item(), abs=1e-9)
+    assert torch.autograd.gradcheck(loss, (x.clone().requires_grad_(),))
 
 
 def test_a_student_learns_from_mixed_and_thinned_texts() -> None:
