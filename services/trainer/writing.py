@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -191,6 +189,7 @@ def _together(
 ) -> dict[str, Any]:
     """Train in several processes of torchrun, in a folder that is gone when they end well. Raises `ModelError`."""
     from stillhouse.distill.causal_lm.saving import FIGURES, MERGED, write_texts
+    from stillhouse.distill.together import launch
 
     work = folder / "together"
     work.mkdir(exist_ok=True)
@@ -205,29 +204,7 @@ def _together(
     write_json(work / "job.json", job)
     write_texts(work / "train.jsonl", train)
     write_texts(work / "select.jsonl", select)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node", str(candidate.processes), "-m", "stillhouse.distill.causal_lm", str(work)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    last = "it said nothing"
-    process = subprocess.Popen(
-        launch, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith('{"fraction"'):
-                on_progress(json.loads(line))
-            elif line.strip():
-                last = line.strip()
-        code = process.wait()
-    except BaseException:
-        process.terminate()  # torchrun ends its processes, then itself
-        process.wait()
-        raise
-    if (failed := read_json(work / "error.json")) is not None:
-        raise ModelError(failed["message"])
-    if code != 0:
-        raise RuntimeError(f"training in {candidate.processes} processes ended with status {code}: {last[:300]}")
+    launch("stillhouse.distill.causal_lm", work, candidate.processes, threads, on_progress)
     shutil.rmtree(folder / MERGED, ignore_errors=True)
     os.rename(work / MERGED, folder / MERGED)
     numbers: dict[str, Any] = read_json(work / FIGURES)

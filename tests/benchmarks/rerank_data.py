@@ -20,8 +20,8 @@ import numpy as np
 from stillhouse.distill.rerankers.export import export_reranker
 from stillhouse.distill.rerankers.lists import RankedList, with_hard_negatives
 from stillhouse.distill.rerankers.training import RUN_VERSION, train_reranker
-from stillhouse.models.artefact import MANIFEST_FILE, publish, verify
-from stillhouse.models.rerank_student import OnnxReranker, RerankSpec
+from stillhouse.models.artefact import publish, verify
+from stillhouse.models.rerank_student import OnnxReranker
 from stillhouse.models.rerank_text import Lexicon
 from stillhouse.tasks import RerankerStudent
 from tests.benchmarks import peers
@@ -150,20 +150,10 @@ def trained(
     return target
 
 
-def reading_beginnings(student: Path, tokens: int) -> Path:
-    """The artefact of the same bi-encoder that reads the first `tokens` of each document, whatever the query is."""
-    target = student.with_name(f"{student.name}-beginning-{tokens}")
-    if not target.exists():
-        staging = target.with_name(f".{target.name}.staging")
-        shutil.copytree(student, staging, ignore=shutil.ignore_patterns(MANIFEST_FILE))
-        replace(RerankSpec.read(student), passages=False, max_tokens=tokens).write(staging)
-        publish(staging, target)
-    return verify(target)
-
-
 def said_by_peer(peer: str, requirements: tuple[str, ...], job: dict[str, Any]) -> dict[str, Any]:
     """What a peer says for `job`, kept, so that a run that was stopped goes on where it was. Raises `PeerFailed`."""
-    path = FOLDER / "peers" / f"{peer}-{_digest((requirements, job))}.json"
+    what = {key: value for key, value in job.items() if key != "encoder"}  # a path, of the same weights everywhere
+    path = FOLDER / "peers" / f"{peer}-{_digest((requirements, what))}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
@@ -176,9 +166,9 @@ def said_by_peer(peer: str, requirements: tuple[str, ...], job: dict[str, Any]) 
 class Measured:
     """What was measured so far, chunk by chunk: a run that was stopped goes on where it was."""
 
-    def __init__(self, folders: Sequence[str], lists: Sequence[RankedList]) -> None:
-        """Of these artefacts, asked about these lists."""
-        digest = _digest((folders, [asdict(one) for one in lists]))
+    def __init__(self, systems: Sequence[str], lists: Sequence[RankedList]) -> None:
+        """Of these systems, asked about these lists."""
+        digest = _digest((systems, [asdict(one) for one in lists]))
         self._folder = FOLDER / "measured" / digest
         self._folder.mkdir(parents=True, exist_ok=True)
 

@@ -35,6 +35,10 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
         {"hard_labels", "soft_targets", "dkd", "rkd", "hidden_mse", "minilm"},
     ),
+    "losses": (
+        {"value_difference", "gradient_difference", "cpu_ms", "peer_cpu_ms", "times_as_fast"},
+        {"stillhouse_soft_targets", "stillhouse_rkd"},
+    ),
     "embeddings": (
         {"texts_per_cpu_s", "bytes", "nearest_label", "rank_correlation"},
         {"teacher", "stillhouse_static", "stillhouse_cut3"},

@@ -19,7 +19,9 @@ def analyze(
         str, typer.Argument(help="`minilm`, a folder with config.json and safetensors, or a student's artefact.")
     ],
     length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 32,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch sizes; may be repeated.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch sizes, 1, 8 and 32 by default; may be repeated.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Forward passes; times are the shortest of them.")] = 5,
     plot: Annotated[Path | None, typer.Option(help="Write a plot to this HTML file.")] = None,
     as_json: AsJson = False,
@@ -36,7 +38,7 @@ def analyze(
     out = console()
     try:
         with nullcontext() if as_json else out.status(f"measuring {model}"):
-            found = analyze_model(model, length=length, batches=tuple(batch or (1, 8, 32)), repeats=repeats)
+            found = analyze_model(model, length=length, batches=tuple(batch) if batch else None, repeats=repeats)
         if plot is not None:
             _plot(found, plot)
     except (ModelError, OSError) as error:

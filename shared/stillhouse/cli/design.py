@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +23,7 @@ def design(
     min_quality: Annotated[float | None, typer.Option(help="Agreement with the teacher, at least, 0 to 1.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="JSON lines with `text` and `label` (or `teacher`), to measure quality on."),
+        typer.Option(help="Texts with answers, to measure quality on (.jsonl, .jsonl.gz, .csv, a folder)."),
     ] = None,
     sample: Annotated[int, typer.Option(min=60, help="Texts that students of the curves learn from, at most.")] = 800,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 32,
@@ -39,11 +37,14 @@ def design(
     from stillhouse.models.port import ModelError
 
     try:
-        from stillhouse.distill.architecture.cost_model import calibrated, measure
-        from stillhouse.distill.architecture.design import Limits
+        from stillhouse.distill.architecture.cost_model import calibrated
+        from stillhouse.distill.architecture.design import Limits, require_target
         from stillhouse.distill.architecture.design import design as design_for
+        from stillhouse.distill.architecture.encoder_graph import cost_of
         from stillhouse.distill.architecture.loading import folder_of, shape_of
         from stillhouse.distill.architecture.quality import Trained, train_on_sample
+        from stillhouse.distill.architecture.small_students import train_small
+        from stillhouse.distill.cut_encoder import encoder_source
     except ImportError as error:
         fail(f"{error.name} is not installed; install stillhouse[train].")
     out = console()
@@ -55,28 +56,38 @@ def design(
                 status.update(line)
 
         def told(one: Trained) -> None:
-            say(f"{one.layers} layers on {one.texts} texts: agreement {one.agreement:.3f} in {one.seconds:.0f} s")
+            name = f"{one.layers} layers" if one.layers else one.architecture
+            say(f"{name} on {one.texts} texts: agreement {one.agreement:.3f} in {one.seconds:.0f} s")
 
         try:
-            shape = shape_of(folder_of(teacher))
+            require_target(target)
+            folder = folder_of(teacher)
+            shape, cuttable = shape_of(folder), teacher == "minilm"
             rows = _rows(data) if data is not None else []
-            model = calibrated(lambda done, of: say(f"measuring this machine: {done} of {of} shapes"))
             trained = train_on_sample(rows, (2, 3), sample=sample, on_done=told) if rows else []
+            small = train_small(rows, sample=sample, length=length, on_done=told) if rows else []
+            model = calibrated(lambda done, of: say(f"measuring this machine: {done} of {of} shapes"))
             found = design_for(
                 shape,
                 target,
                 limits,
                 model,
-                lambda one, tokens: measure(one, [tokens])[0][2],
+                cost_of,
                 labels=len({row.label for row in rows}) or labels,
                 length=length,
                 trained=trained,
                 texts=len(rows),
+                small=small,
+                cuttable=cuttable,
+                own=shape_of(encoder_source()) if rows and not cuttable else None,
+                soft=not rows or any(row.distribution for row in rows),
             )
             if plot is not None:
                 _plot(found, plot)
         except (ModelError, OSError) as error:
             fail(str(error))
+        except ValueError as error:
+            fail(f"{str(error).rstrip('.')}.")
     if as_json:
         show_json(asdict(found))
         return
@@ -86,17 +97,13 @@ def design(
 
 
 def _rows(path: Path) -> list[LabelledText]:
+    """The texts of a file or folder with their answers; a part called `test` stays unseen where there are others."""
+    from stillhouse.cli.labelled import read_labelled
     from stillhouse.distill.data import LabelledText
 
-    try:
-        raw = path.read_bytes()
-        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").splitlines()
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-        return [LabelledText(str(row["text"]), str(row.get("teacher") or row["label"])) for row in rows]
-    except (OSError, ValueError, EOFError) as error:
-        fail(f"{path}: cannot be read ({error}); give JSON lines with `text` and `label`.")
-    except (KeyError, TypeError, AttributeError):
-        fail(f"{path}: a row has no `text` or no `label`; give JSON lines with both.")
+    found = read_labelled(path)
+    found = [row for row in found if row.split != "test"] or found
+    return [LabelledText(row.text, row.answer, row.distribution) for row in found]
 
 
 def _show(found: Design) -> None:
@@ -109,7 +116,9 @@ def _show(found: Design) -> None:
                 f"{'* ' if one.on_front else '  '}{one.name}",
                 one.parameters,
                 one.bytes / 1e6,
-                one.memory_bytes / 1e6,
+                f"~{one.memory_bytes / 1e6:.1f}"
+                if one.measured_memory_bytes is None
+                else f"{one.measured_memory_bytes / 1e6:.1f}",
                 one.flops / 1e6,
                 one.predicted_ms,
                 one.measured_ms,
@@ -120,7 +129,11 @@ def _show(found: Design) -> None:
         ],
         "no candidates",
     )
-    out.print(f"* on the Pareto front; the predictions are wrong by {percent(found.cost_model_error)} in the mean")
+    out.print(
+        f"* on the Pareto front; latency is predicted {percent(found.cost_model_error)} wrong in the mean; "
+        "memory is the peak of loading and answering, with ~ predicted, else measured in a process of its own",
+        soft_wrap=True,
+    )
     out.print()
     for sentence in found.tradeoffs:
         out.print(f"- {sentence}", soft_wrap=True, markup=False)
@@ -134,11 +147,10 @@ def _show(found: Design) -> None:
 def _plot(found: Design, path: Path) -> None:
     from stillhouse.distill.architecture.plots import Dot, scatter, write_page
 
-    known = [one for one in found.candidates if one.quality is not None]
-    quality = len(known) == len(found.candidates)
+    known = [one for one in found.candidates if one.basis == "curves" and one.quality is not None]
     dots = [
-        Dot(one.name, one.ms, one.quality if quality and one.quality is not None else one.bytes / 1e6, one.on_front)
-        for one in found.candidates
+        Dot(one.name, one.ms, one.bytes / 1e6 if one.quality is None or not known else one.quality, one.on_front)
+        for one in known or found.candidates
     ]
-    chart = scatter("students", dots, "milliseconds of one text", "expected agreement" if quality else "MB")
+    chart = scatter("students", dots, "milliseconds of one text", "expected agreement" if known else "MB")
     write_page(path, f"Students for {found.target}", [chart, *found.tradeoffs])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def export(
     student: Annotated[str, typer.Argument(help="A student's id, or the folder of its artefact.")],
     target: Annotated[str, typer.Option(help="onnx, litert, coreml, executorch or web.")],
-    data: Annotated[Path, typer.Option(help="JSON lines with `text` (or `input`): what is compared with torch.")],
+    data: Annotated[Path, typer.Option(help="Texts to compare with torch on (.jsonl, .jsonl.gz, .csv, a folder).")],
     out: Annotated[Path, typer.Option(help="Folder that the files go to.")] = Path("exported"),
     precision: Annotated[str, typer.Option(help="int8 or fp32; onnx and web are as the student serves.")] = "int8",
     length: Annotated[int, typer.Option(min=2, help="Tokens of a text where the target's shapes are fixed.")] = 64,
@@ -33,6 +31,7 @@ def export(
     """Convert a student, compare its answers with torch's, measure it, and say what could not be verified here."""
     from dataclasses import asdict
 
+    from stillhouse.cli.labelled import read_texts
     from stillhouse.models.port import ModelError
 
     try:
@@ -47,7 +46,10 @@ def export(
     folder = Path(student) if Path(student).is_dir() else home / "artefacts" / student
     if not folder.is_dir():
         fail(f"There is no student {student!r}: no such folder, and none in {home / 'artefacts'}.")
-    texts = _texts(data, limit)
+    try:
+        texts = read_texts(data, limit)
+    except ValueError as error:
+        fail(f"{str(error).rstrip('.')}.")
     console_ = console()
     with nullcontext() if as_json else console_.status(f"exporting for {chosen}") as status:
 
@@ -74,21 +76,6 @@ def export(
         show_json(asdict(report))
         return
     _show(report)
-
-
-def _texts(path: Path, limit: int) -> list[str]:
-    try:
-        raw = path.read_bytes()
-        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()][:limit]
-        texts = [str(row["text"] if "text" in row else row["input"]) for row in rows]
-    except (OSError, ValueError, EOFError) as error:
-        fail(f"{path}: cannot be read ({error}); give JSON lines with a `text`.")
-    except (KeyError, TypeError):
-        fail(f"{path}: a row has neither `text` nor `input`; give JSON lines with a `text`.")
-    if not texts:
-        fail(f"{path}: holds no rows; give JSON lines with a `text`.")
-    return texts
 
 
 def _show(report: TargetReport) -> None:

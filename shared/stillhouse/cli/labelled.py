@@ -1,4 +1,4 @@
-"""Files of texts with answers, as `sweep` and `students compare` take them."""
+"""Files of texts with answers, as `sweep`, `students compare`, `design` and `export` take them."""
 
 from __future__ import annotations
 
@@ -34,20 +34,46 @@ def read_labelled(path: Path) -> list[Labelled]:
     A row has `text` (or `input`), `teacher` (or `output`, or `label`), and may have `distribution`, `split`, `group`
     (or `domain`) and `time` (or `timestamp`).
     """
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder; name texts with answers")
-    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
-    if not files or not all(file.name.endswith(SUFFIXES) for file in files):
-        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file; write texts with answers in one of these formats")
-    rows = [_labelled(row, where, file, path.is_dir()) for file in files for where, row in _rows(file)]
+    rows = [_labelled(row, where, file, path.is_dir()) for file in _files(path) for where, row in _rows(file)]
     if not rows:
         raise ValueError(f"{path} holds no rows; give texts with answers")
     return rows
 
 
+def read_texts(path: Path, most: int) -> list[str]:
+    """The first `most` texts of a file or folder as `read_labelled` takes; rows need no answers. ValueError likewise.
+
+    A folder's `test` file comes first: what students have not learnt from says most.
+    """
+    texts: list[str] = []
+    for file in sorted(_files(path), key=lambda file: file.name.split(".")[0] != "test"):
+        for where, row in _rows(file):
+            if len(texts) == most:
+                return texts
+            text = _text(row)
+            if not isinstance(text, str):
+                raise ValueError(f"{where}: needs {' or '.join(TEXTS)}, as a string")
+            texts.append(text)
+    if not texts:
+        raise ValueError(f"{path} holds no rows; give texts")
+    return texts
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder; name texts with answers")
+    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+    if not files or not all(file.name.endswith(SUFFIXES) for file in files):
+        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file; write texts with answers in one of these formats")
+    return files
+
+
+def _text(row: dict[str, Any]) -> Any:
+    return next((row[name] for name in TEXTS if row.get(name)), None)
+
+
 def _labelled(row: dict[str, Any], where: str, file: Path, in_folder: bool) -> Labelled:
-    text = next((row[name] for name in TEXTS if row.get(name)), None)
-    answer = next((row[name] for name in ANSWERS if row.get(name)), None)
+    text, answer = _text(row), next((row[name] for name in ANSWERS if row.get(name)), None)
     if not isinstance(text, str) or not isinstance(answer, str):
         raise ValueError(f"{where}: needs {' or '.join(TEXTS)}, and {' or '.join(ANSWERS)}, as strings")
     shares = row.get("distribution")

@@ -58,6 +58,14 @@ class Checkpoints:
             if old.name not in (_file(state.epoch), _file(state.best_epoch)):
                 old.unlink()
 
+    def seconds(self) -> float:
+        """What this run took so far, in all attempts; 0 where there is no checkpoint of it."""
+        try:
+            state = RunState(**json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return 0.0
+        return state.seconds if state.run == self.run else 0.0
+
     def resume(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
         """Load the newest checkpoint into `module` and `optimizer`; a new state where there is none of this run."""
         try:

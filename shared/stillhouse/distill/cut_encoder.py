@@ -25,8 +25,8 @@ MAX_TOKENS = 128
 class CutEncoder(nn.Module):
     """MiniLM with the lowest `layers` of its 6 transformer layers; of these the highest `learn` learn, and the head.
 
-    A few thousand texts teach more when less can be changed, and what never changes is computed once: so one is the
-    default. Where terms on hidden layers teach, each layer that learns can have a teacher's layer of its own.
+    A few thousand texts teach more when less can be changed, and what never changes is computed once, so one is the
+    default; where terms on hidden layers teach, each layer that learns can have a teacher's layer of its own.
 
     >>> student = CutEncoder(2, labels=3).eval()
     >>> logits, vectors = student(torch.tensor([[101, 2073, 102]]), torch.ones(1, 3, dtype=torch.int64))

@@ -111,6 +111,7 @@ def train_joint(
 def _part(candidate: StudentCandidate, architecture: str) -> StudentCandidate:
     if architecture == "hashed_ngrams":
         changes: dict[str, object] = {"epochs": NGRAM_EPOCHS, "batch_size": 64, "learning_rate": None}
+        changes |= {"quantization_aware_epochs": 0}  # its head is served as it is
     else:
         # Whole, because it shares its layers with the one that stays as it came.
         changes = {"learning_rate": candidate.learning_rate or ENCODER_RATE, "width": 1.0}

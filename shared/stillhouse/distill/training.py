@@ -3,7 +3,8 @@ the run was killed on the way and resumed from its checkpoints.
 
 The loop is `fitting.fit`: AdamW (Loshchilov & Hutter 1711.05101) with linear warm-up and cosine decay, gradient
 accumulation and bfloat16 where the candidate wants them. After each epoch the student is asked about `select`, which
-it does not learn from; the epoch with the smallest calibrated loss there is kept.
+it does not learn from; the epoch with the smallest calibrated loss there is kept. Afterwards what serves in int8 may
+learn on with the rounding that int8 will do (`quantization_aware_epochs`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from stillhouse.distill.assistant import more_texts
 from stillhouse.distill.augmentation.mixup import mixed_soft_target_loss
 from stillhouse.distill.calibration import calibrate
+from stillhouse.distill.checkpoint import Checkpoints
 from stillhouse.distill.confidence import FEWEST_TEXTS
 from stillhouse.distill.cut_encoder import MAX_TOKENS, CutEncoder, encoder_source
 from stillhouse.distill.data import LabelledText, hard_targets, soft_targets
@@ -31,10 +34,12 @@ from stillhouse.distill.fitting import Epoch, fit, torch_set_up
 from stillhouse.distill.hashed_ngrams import HashedNgrams
 from stillhouse.distill.model2vec import VECTORS_FILE, model2vec_vectors
 from stillhouse.distill.pacing import Pacing, of_places
+from stillhouse.distill.quantisation_aware import rounded
 from stillhouse.distill.response.soft_targets import soft_target_loss
 from stillhouse.distill.static_embeddings import StaticEmbeddings, token_vectors
 from stillhouse.distill.teaching import EXAMPLES, Teaching
 from stillhouse.distill.text_cnn import TextCnn
+from stillhouse.distill.together import asked_together, train_together
 from stillhouse.distill.width_pruning import narrow
 from stillhouse.models.encoder import WIDTH
 from stillhouse.models.features import PADDING, TOKENIZER_FILE, Featuriser, Inputs, StudentSpec, prepare
@@ -46,6 +51,7 @@ MAX_FEATURES: Final = 1024
 HEAD_RATES: Final = {"cut_encoder": 10.0, "static_embeddings": 2.5, "text_cnn": 2.5}
 # Part of a run's name: raise it when the same data and seed would give another student.
 RUN_VERSION: Final = 3
+ROUNDED_RATE: Final = 0.1  # times the rate: what is learnt already is only moved to where rounding hurts it less
 DROPOUT: Final = 0.1  # before the head of what reads static vectors
 _INPUTS: Final[dict[str, tuple[Inputs, int]]] = {  # and the most of them: features, or tokens
     "hashed_ngrams": ("hashed_ngrams", MAX_FEATURES),
@@ -129,7 +135,7 @@ def train(
     if not train or not select:
         raise ModelError("A student needs texts to learn from and texts to choose on; one of the two sets is empty.")
     labels = tuple(labels)
-    select, held = hold_back(select)
+    told, (select, held) = (train, select), hold_back(select)
     spec = spec_of(candidate, labels)
     tokens = spec.has_vectors
     tokenizer = None if spec.inputs == "hashed_ngrams" else (candidate.vectors or encoder_source()) / TOKENIZER_FILE
@@ -139,6 +145,16 @@ def train(
             with torch_set_up(threads):
                 made = more_texts(train, select, labels, candidate.synthetic, seed=seed, folder=checkpoint_dir, run=run)
         train = [*train, *made]
+    if asked_together(candidate.processes):
+        job = {"student": candidate.model_dump(mode="json"), "labels": labels, "seed": seed}
+        rows = zip(("train", "select", "made"), (*told, made or ()), strict=True)
+        train_together(
+            {**job, **{name: [asdict(text) for text in texts] for name, texts in rows}},
+            checkpoint_dir,
+            candidate.processes,
+            threads,
+            lambda epoch: on_progress(Progress(**epoch)),
+        )  # what follows finds a finished run
     featuriser = Featuriser(spec, tokenizer)
     seen: list[Ids] = [featuriser.ids(prepare(text.text)) for text in train]
     shown: list[Ids] = [featuriser.ids(prepare(text.text)) for text in select]
@@ -152,8 +168,11 @@ def train(
         torch.manual_seed(seed)
         module, rate, decay = _module_of(candidate, len(labels), seen)
         rate = candidate.learning_rate or rate
-        if isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES:
+        read = seen, shown  # as ids
+        kept = isinstance(module, CutEncoder) and _bytes_of_states(seen) <= MOST_STATES
+        if isinstance(module, CutEncoder) and kept:
             seen, shown = lower_states(module, seen), lower_states(module, shown)
+        run = _run_name(candidate, labels, train, select, seed)
         pacing = Pacing(
             candidate,
             soft.numpy(),
@@ -170,10 +189,11 @@ def train(
         head = "student.head." if taught is not None else "head."
         now: Sequence[Ids] = seen  # what this epoch shows of each text
         agreement = 0.0
+        after, earlier = 0, 0.0  # epochs and seconds before those with rounding
 
         def batches_of(epoch: int, drawn: int) -> list[Tensor]:
             nonlocal now
-            places, now = pacing.taught(epoch), pacing.thinned(seen, drawn)
+            places, now = pacing.taught(after + epoch), pacing.thinned(seen, drawn)
             paced = seen if places is None else [seen[i] for i in places]
             return list(of_places(places, batches(paced, candidate.batch_size, drawn)))
 
@@ -181,6 +201,7 @@ def train(
             inputs = inputs_of([now[i] for i in batch], tokens)
             if taught is not None:
                 return taught.loss(batch, inputs)
+            done = 1.0 if after else done
             temperature = pacing.temperature(done)
             alpha = pacing.alpha(done) if isinstance(alphas, float) else alphas[batch]
             weight = None if weights is None else weights[batch]
@@ -200,23 +221,22 @@ def train(
             assert epoch.select_loss is not None
             on_progress(
                 Progress(
-                    epoch=epoch.epoch,
-                    epochs=epoch.epochs,
+                    epoch=after + epoch.epoch,
+                    epochs=candidate.epochs + candidate.quantization_aware_epochs,
                     train_loss=epoch.train_loss,
                     select_loss=epoch.select_loss,
                     select_agreement=agreement,
                     learning_rate=epoch.learning_rate,
                     texts_per_s=len(seen) / epoch.training_s,
-                    seconds=epoch.seconds,
+                    seconds=earlier + epoch.seconds,
                 )
             )
 
-        fit(
+        fitted = partial(
+            fit,
             learning,
             batches_of,
             loss_of,
-            epochs=candidate.epochs,
-            rate=rate,
             rate_of=lambda name: heads if name.startswith(head) else 1.0,
             seed=seed,
             select=loss_of_select,
@@ -225,10 +245,24 @@ def train(
             bf16=candidate.precision == "bfloat16",
             weight_decay=decay,
             threads=threads,
-            checkpoint_dir=checkpoint_dir,
-            run=_run_name(candidate, labels, train, select, seed),
+            run=run,
             on_progress=report,
         )
+        fitted(epochs=candidate.epochs, rate=rate, checkpoint_dir=checkpoint_dir)
+        if candidate.quantization_aware_epochs:
+            folder, states = checkpoint_dir / "rounded", (seen, shown)
+            folder.mkdir(exist_ok=True)
+            after, earlier = candidate.epochs, Checkpoints(checkpoint_dir, run).seconds()
+            with rounded(module):
+                if isinstance(module, CutEncoder) and kept:  # what is below is rounded, too
+                    seen, shown = lower_states(module, read[0]), lower_states(module, read[1])
+                fitted(
+                    epochs=candidate.quantization_aware_epochs,
+                    rate=rate * ROUNDED_RATE,
+                    keep_start=True,
+                    checkpoint_dir=folder,
+                )
+            seen, shown = states
         if isinstance(module, StaticEmbeddings | TextCnn):
             module.settle()
         temperature, _ = calibrate(predict(module, shown, tokens), answers)

@@ -8,6 +8,10 @@
     [[student.distill]]
     kind = "rkd"
 
+    [[student.distill]]
+    kind = "hidden_mse"
+    layers = "uniform"
+
 Without any, a student learns by its `alpha`, `temperature` and `class_alpha`. The methods themselves, their papers and
 equations are in `stillhouse.distill`.
 """
@@ -108,7 +112,8 @@ class Feature(Term):
     layers: LayerMap | None = Field(
         default=None,
         description="A pair for each layer that learns, in the place of student and teacher. last: with the teacher's "
-        "last ones. uniform: evenly spaced. searched: with what is most alike (CKA) before anything is learnt.",
+        "last ones. uniform: evenly spaced. searched: with what is most alike (CKA) before anything is learnt, which "
+        "for layers cut from that teacher are these layers themselves.",
     )
 
     @model_validator(mode="after")

@@ -49,6 +49,9 @@ class RerankerStudent(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of training's matrix products; weights and losses are float32."
     )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Training processes (torchrun); each takes its share of a step's lists."
+    )
     patience: int = Field(
         default=3, ge=1, description="Epochs without a smaller loss on lists that do not teach, then training stops."
     )
@@ -73,6 +76,10 @@ class RerankerStudent(Section):
 
     @model_validator(mode="after")
     def _learns_what_it_has(self) -> RerankerStudent:
+        if self.batch_size < self.processes:
+            raise ValueError(
+                f"{self.processes} processes share out the lists of a step; set batch_size to {self.processes} or more"
+            )
         if self.learn_layers > self.layers:
             raise ValueError(f"learn_layers = {self.learn_layers} is more than the {self.layers} layers that are kept")
         return self

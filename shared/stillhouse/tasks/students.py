@@ -73,6 +73,9 @@ class StudentCandidate(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of training's matrix products; weights and losses are float32."
     )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Training processes (torchrun); each takes its share of a step's batches."
+    )
     patience: int = Field(
         default=3, ge=1, description="Epochs without a smaller loss on texts that do not teach, then training stops."
     )
@@ -98,6 +101,13 @@ class StudentCandidate(Section):
         le=10,
         description="Each batch's vectors before the head, and their answers, are mixed in pairs; the larger share is "
         "drawn from Beta(mixup, mixup). 0: none are.",
+    )
+    quantization_aware_epochs: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="cut_encoder, joint: after training, epochs of learning with weights and activations rounded as "
+        "int8 will round them, so that the exported graph loses less; they are undone where they help nothing.",
     )
     variants: int = Field(
         default=2,
@@ -142,6 +152,22 @@ class StudentCandidate(Section):
             width=self.width,
             token_dropout=self.token_dropout,
         )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> StudentCandidate:
+        if self.accumulate < self.processes:
+            few = f"set accumulate to {self.processes} or more"
+            raise ValueError(f"{self.processes} processes share out the batches of a step; {few}")
+        if self.processes > 1 and self.curriculum == "loss":
+            raise ValueError("curriculum loss is learnt by one process; remove processes, or use confidence")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_what_serves_in_int8(self) -> StudentCandidate:
+        if self.quantization_aware_epochs and self.architecture not in ("cut_encoder", "joint"):
+            unrounded = f"the matrices of {self.architecture} serve as they are"
+            raise ValueError(f"quantization_aware_epochs is for cut_encoder and joint; {unrounded}")
         return self
 
     @model_validator(mode="after")

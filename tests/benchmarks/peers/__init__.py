@@ -54,9 +54,6 @@ def run(peer: str, requirements: tuple[str, ...], program: str, job: dict[str, A
     One thread, as for every system that is compared by CPU time.
     """
     python = environment(peer, requirements)
-    one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         try:
@@ -66,7 +63,7 @@ def run(peer: str, requirements: tuple[str, ...], program: str, job: dict[str, A
                 capture_output=True,
                 text=True,
                 timeout=timeout_s,
-                env=kept | one | quiet,
+                env=_surroundings(),
                 cwd=scratch,
             )
         except subprocess.TimeoutExpired:
@@ -75,3 +72,50 @@ def run(peer: str, requirements: tuple[str, ...], program: str, job: dict[str, A
             lines = done.stderr.strip().splitlines() or ["no output"]
             raise PeerFailed(f"{peer} failed: {lines[-1][:300]}")
         return json.loads(result.read_text(encoding="utf-8"))
+
+
+class Asked:
+    """A peer's program that goes on answering lines; a context manager, which ends it."""
+
+    def __init__(self, peer: str, requirements: tuple[str, ...], program: str, *arguments: str) -> None:
+        """Start it. Raises `PeerFailed`."""
+        python = environment(peer, requirements)
+        self._peer = peer
+        self._process = subprocess.Popen(
+            [str(python), str(Path(__file__).parent / program), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=_surroundings(),
+        )
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def __call__(self, line: Any) -> Any:
+        """What it says to `line`, both as JSON. Raises `PeerFailed`."""
+        asked, told = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert told is not None
+        try:
+            asked.write(json.dumps(line) + "\n")
+            asked.flush()
+            said = told.readline()
+        except OSError:
+            said = ""
+        if not said:
+            raise PeerFailed(f"{self._peer} ended without an answer")
+        return json.loads(said)
+
+
+def _surroundings() -> dict[str, str]:
+    """The environment variables of a peer: one thread, no hub, nothing of ours."""
+    one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | one | quiet

@@ -1,7 +1,9 @@
-"""A peer classifier, trained on the teacher's answers and measured: SetFit, Model2Vec or sentence-transformers.
+"""A peer classifier, trained on the teacher's answers: SetFit, Model2Vec or sentence-transformers.
 
-Job: `kind`, `encoder` (folder of the sentence encoder), `train` and `select` (`[[text, label], ...]`), `test` (texts),
-`batch`, `repeats`, `steps`. Result: what `timing.measure` gives, with `bytes`, `training_cpu_s`, `version` and `how`.
+Job: `kind`, `encoder` (folder of the sentence encoder), `train` (`[[text, label], ...]`), `folder` (where it is kept),
+`steps`. Result: `bytes`, `training_cpu_s`, `version` and `how`. Then `classifiers.py FOLDER` answers: each line of
+standard input is a list of texts, asked at once, and each line of standard output the answers, the CPU seconds and
+the seconds.
 """
 
 from __future__ import annotations
@@ -14,12 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from timing import measure
-
 Predict = Callable[[Sequence[str]], Sequence[str]]
 
 
-def embedding_lr(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
+def embedding_lr(job: dict[str, Any], saved: Path) -> str:
     """sentence-transformers' encoder, frozen, with scikit-learn's logistic regression."""
     import joblib
     from sentence_transformers import SentenceTransformer
@@ -31,15 +31,25 @@ def embedding_lr(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
     head = LogisticRegression(max_iter=1000, C=10).fit(vectors, labels)
     encoder.save(str(saved / "encoder"))
     joblib.dump(head, saved / "head.joblib")
+    return f"torch encoder, frozen; logistic regression (C = 10) on {len(texts)} answers"
+
+
+def answers_of_embedding_lr(saved: Path) -> Predict:
+    """What `embedding_lr` saved, to be asked."""
+    import joblib
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(saved / "encoder"), device="cpu")
+    head = joblib.load(saved / "head.joblib")
 
     def predict(texts: Sequence[str]) -> Sequence[str]:
         found = encoder.encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         return [str(label) for label in head.predict(found)]
 
-    return predict, f"torch encoder, frozen; logistic regression (C = 10) on {len(texts)} answers"
+    return predict
 
 
-def model2vec(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
+def model2vec(job: dict[str, Any], saved: Path) -> str:
     """Static vectors distilled from the same encoder, with scikit-learn's logistic regression."""
     import joblib
     from model2vec.distill import distill
@@ -50,14 +60,20 @@ def model2vec(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
     head = LogisticRegression(max_iter=1000, C=10).fit(static.encode(list(texts)), labels)
     static.save_pretrained(str(saved / "static"))
     joblib.dump(head, saved / "head.joblib")
-
-    def predict(texts: Sequence[str]) -> Sequence[str]:
-        return [str(label) for label in head.predict(static.encode(list(texts)))]
-
-    return predict, f"distilled with its defaults; logistic regression (C = 10) on {len(texts)} answers"
+    return f"distilled with its defaults; logistic regression (C = 10) on {len(texts)} answers"
 
 
-def setfit(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
+def answers_of_model2vec(saved: Path) -> Predict:
+    """What `model2vec` saved, to be asked."""
+    import joblib
+    from model2vec import StaticModel
+
+    static = StaticModel.from_pretrained(str(saved / "static"))
+    head = joblib.load(saved / "head.joblib")
+    return lambda texts: [str(label) for label in head.predict(static.encode(list(texts)))]
+
+
+def setfit(job: dict[str, Any], saved: Path) -> str:
     """SetFit: the encoder fine-tuned on pairs, then a logistic regression; 8 texts a label, as its guide has it."""
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
@@ -73,7 +89,7 @@ def setfit(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
     place = {name: i for i, name in enumerate(names)}
     data = Dataset.from_dict({"text": [text for text, _ in few], "label": [place[label] for _, label in few]})
     arguments = TrainingArguments(
-        output_dir=str(saved / "checkpoints"),
+        output_dir=str(Path(job["scratch"]) / "checkpoints"),
         batch_size=16,
         num_epochs=1,
         max_steps=job["steps"],
@@ -83,39 +99,57 @@ def setfit(job: dict[str, Any], saved: Path) -> tuple[Predict, str]:
     )
     Trainer(model=model, args=arguments, train_dataset=data).train()
     model.save_pretrained(str(saved / "model"))
+    return f"{len(few)} answers (8 a label), {job['steps']} steps of 16 pairs"
 
-    def predict(texts: Sequence[str]) -> Sequence[str]:
-        return [str(label) for label in model.predict(list(texts), show_progress_bar=False)]
 
-    return predict, f"{len(few)} answers (8 a label), {job['steps']} steps of 16 pairs"
+def answers_of_setfit(saved: Path) -> Predict:
+    """What `setfit` saved, to be asked."""
+    from setfit import SetFitModel
+
+    model = SetFitModel.from_pretrained(str(saved / "model"))
+    return lambda texts: [str(label) for label in model.predict(list(texts), show_progress_bar=False)]
 
 
 KINDS = {"embedding_lr": embedding_lr, "model2vec": model2vec, "setfit": setfit}
+ASKED = {"embedding_lr": answers_of_embedding_lr, "model2vec": answers_of_model2vec, "setfit": answers_of_setfit}
 PACKAGES = {"embedding_lr": "sentence-transformers", "model2vec": "model2vec", "setfit": "setfit"}
 
 
-def main() -> None:
-    """Read the job, run it, write the result."""
+def learn() -> None:
+    """Read the job, train, write the result and what was learnt."""
     job = json.load(sys.stdin)
-    import torch
-
-    torch.set_num_threads(1)
-    saved = Path(job["scratch"]) / "saved"
-    saved.mkdir()
+    saved = Path(job["folder"])
+    saved.mkdir(parents=True, exist_ok=True)
     cpu = time.process_time()
-    predict, how = KINDS[job["kind"]](job, saved)
-    trained = time.process_time() - cpu
-    result = measure(predict, job["test"], job["batch"], job["repeats"])
+    how = KINDS[job["kind"]](job, saved)
     name = PACKAGES[job["kind"]]
-    result |= {
+    result = {
         "bytes": sum(file.stat().st_size for file in saved.rglob("*") if file.is_file()),
-        "training_cpu_s": trained,
-        "version": {name: version(name), f"{name}: torch": torch.__version__},
+        "training_cpu_s": time.process_time() - cpu,
+        "version": {name: version(name), f"{name}: torch": version("torch")},
         "how": how,
     }
+    (saved / "kind").write_text(job["kind"], encoding="utf-8")
     with open(job["result"], "w", encoding="utf-8") as file:
         json.dump(result, file)
 
 
+def answer(saved: Path) -> None:
+    """Answer line by line until the input ends."""
+    said = sys.stdout
+    sys.stdout = sys.stderr  # whatever the packages print is no answer
+    predict = ASKED[(saved / "kind").read_text(encoding="utf-8")](saved)
+    predict(["warm"] * 32)
+    for line in sys.stdin:
+        texts = json.loads(line)
+        cpu, wall = time.process_time(), time.perf_counter()
+        answers = list(predict(texts))
+        spent = [time.process_time() - cpu, time.perf_counter() - wall]
+        print(json.dumps([answers, *spent]), file=said, flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    import torch
+
+    torch.set_num_threads(1)
+    answer(Path(sys.argv[1])) if len(sys.argv) > 1 else learn()

@@ -4,6 +4,9 @@ Job: `encoder` (folder of the sentence encoder), `max_tokens`, `epochs`, `rate`,
 (`[[query, [document, ...], [score, ...]], ...]`, equally many documents each), `test` (`[[query, [document, ...]],
 ...]`). Result: `scores`, `cpu_s` and `wall_s` of each test list, `kept_cpu_s` of each where the documents' vectors are
 known, `bytes`, `training_cpu_s`, `version`, `how`. Texts are cut at `max_tokens`; batches of 32, one thread.
+
+`rerankers.py ENCODER MAX_TOKENS` is timed instead: each line of standard input is `[query, [document, ...], whether
+the documents' vectors are kept]`, and each line of standard output CPU seconds and seconds.
 """
 
 from __future__ import annotations
@@ -95,5 +98,35 @@ def main() -> None:
         json.dump(said | facts, file)
 
 
+def timed(encoder: str, max_tokens: int) -> None:
+    """Score line by line until the input ends, with the encoder as it comes."""
+    said = sys.stdout
+    sys.stdout = sys.stderr  # whatever the packages print is no answer
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    model = SentenceTransformer(encoder, device="cpu")
+    model.max_seq_length = max_tokens
+
+    def vectors(texts: list[str]) -> Any:
+        return model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+
+    vectors(["warm"] * 32)
+    kept: dict[tuple[str, ...], Any] = {}
+    for line in sys.stdin:
+        query, documents, keeps = json.loads(line)
+        key = tuple(documents)
+        cpu, wall = time.process_time(), time.perf_counter()
+        known = kept.get(key) if keeps else None
+        if known is None:
+            known = vectors(documents)
+        (known @ vectors([query])[0]).tolist()
+        spent = [time.process_time() - cpu, time.perf_counter() - wall]
+        if keeps:
+            kept[key] = known
+        print(json.dumps(spent), file=said, flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    timed(sys.argv[1], int(sys.argv[2])) if len(sys.argv) > 1 else main()

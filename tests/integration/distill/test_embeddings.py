@@ -9,6 +9,7 @@ import torch
 from stillhouse.distill import static_embeddings
 from stillhouse.distill.assistant import sentence_vectors
 from stillhouse.distill.cut_encoder import load_transformer
+from stillhouse.distill.embeddings.objectives import similarity_loss, vector_loss
 from stillhouse.distill.embeddings.students import CutSentences, StaticEncoder
 from stillhouse.distill.embeddings.training import distil, encode, export_encoder, ids
 from stillhouse.models.encoder import WIDTH, SentenceEncoder
@@ -40,6 +41,26 @@ def test_a_smaller_encoder_comes_nearer_and_its_files_say_the_same(kind, vectors
     served, counts = SentenceEncoder(tmp_path).encode(HELD)
     assert (served * after).sum(axis=1).min() > 0.99
     assert counts.min() > 2
+
+
+def test_each_loss_can_teach_alone(vectors) -> None:
+    wanted = torch.from_numpy(vectors[1])
+
+    def losses(student) -> tuple[float, float]:
+        said = torch.from_numpy(encode(student, HELD))
+        return float(vector_loss(said, wanted)), float(similarity_loss(said, wanted))
+
+    before = losses(CutSentences(2))
+    by_vector, by_similarity = (
+        losses(distil(CutSentences(2), LEARNT, vectors[0], HELD, vectors[1], seed=0, epochs=6, **weights))
+        for weights in ({"similarity": 0.0}, {"vector": 0.0})
+    )
+    assert by_vector[0] < 0.8 * before[0]
+    assert by_similarity[1] < 0.8 * before[1]
+    assert by_vector[0] < by_similarity[0]
+    for weights in ({"vector": 0.0, "similarity": 0.0}, {"vector": -1.0}):
+        with pytest.raises(ModelError, match="give none below 0, and one above it"):
+            distil(CutSentences(2), LEARNT, vectors[0], HELD, vectors[1], seed=0, **weights)
 
 
 def test_texts_without_vectors_are_refused(vectors) -> None:

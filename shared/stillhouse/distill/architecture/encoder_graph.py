@@ -9,15 +9,23 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from stillhouse.distill.architecture.counting import EncoderShape
+from stillhouse.distill.architecture.footprint import memory_of
 from stillhouse.distill.export import quantise_matrices
 from stillhouse.models.student import open_session
 
 OPSET: Final = 20
+
+
+class Cost(NamedTuple):
+    """What a graph took here: milliseconds of one text, and peak bytes where they could be measured."""
+
+    ms: float
+    memory_bytes: int | None = None
 
 
 class _Graph:
@@ -94,11 +102,21 @@ def write(shape: EncoderShape, path: Path, *, seed: int = 0, int8: bool = True) 
         quantise_matrices(plain, path)
 
 
+def cost_of(shape: EncoderShape, length: int, *, repeats: int = 30) -> Cost:
+    """Build the graph of `shape` and measure it: milliseconds of one text of `length` tokens, and peak memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        write(shape, path)
+        return Cost(latency_ms(path, length, repeats=repeats), memory_of(path, length))
+
+
 def latency_ms(path: Path, length: int, *, repeats: int = 30) -> float:
-    """Milliseconds of one text of `length` tokens on one thread: the lowest decile, since other load only adds."""
+    """Milliseconds of one text of `length` tokens or features on one thread: the lowest decile, since other load only
+    adds. Any graph of ids, with a mask or without.
+    """
     session = open_session(path)
-    ids = np.arange(length, dtype=np.int64)[None] % 1000
-    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    ids = np.arange(length, dtype=np.int64)[None] % 999 + 1
+    given = {one.name: np.ones_like(ids) if one.name == "attention_mask" else ids for one in session.get_inputs()}
     took = []
     for _ in range(repeats + 3):
         begun = time.perf_counter()

@@ -32,13 +32,18 @@ class States(nn.Module):
         return states
 
 
-def analyze_model(name: str, *, length: int = 32, batches: tuple[int, ...] = (1, 8, 32), repeats: int = 5) -> Analysis:
-    """Analyse what `name` names; a student is analysed as the graph that serves. Raises `ModelError`."""
+def analyze_model(name: str, *, length: int = 32, batches: tuple[int, ...] | None = None, repeats: int = 5) -> Analysis:
+    """Analyse what `name` names, by default in batches of 1, 8 and 32 texts; a student as the graph that serves.
+
+    Raises `ModelError`, also for a student's batches: it answers one text at a time (`models.student`).
+    """
     folder = folder_of(name)
     if (folder / SPEC_FILE).is_file():
+        if batches is not None and set(batches) != {1}:
+            raise ModelError(f"{name}: a student serves one text at a time, so it is analysed so; leave --batch away.")
         return analyze_graph(folder, length=length, repeats=repeats)
     model = load(folder)
-    return analyze(model, tokens, name, length=length, batches=batches, repeats=repeats)
+    return analyze(model, tokens, name, length=length, batches=batches or (1, 8, 32), repeats=repeats)
 
 
 def tokens(batch: int, length: int) -> tuple[Tensor, ...]:

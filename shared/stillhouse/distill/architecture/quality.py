@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from stillhouse.distill.architecture.objectives import objectives
 from stillhouse.distill.data import LabelledText
 from stillhouse.models.port import ModelError
+
+if TYPE_CHECKING:
+    from stillhouse.distill.training import TrainedStudent
+    from stillhouse.tasks import StudentCandidate
 
 LEAST_TEXTS: Final = 60
 SMALLEST_ERROR: Final = 1e-3
@@ -24,13 +30,17 @@ SMALLEST_ERROR: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A student trained on a sample: agreement in [0, 1] on `judged` texts after learning from `texts`."""
+    """A student trained on a sample: agreement in [0, 1] on `judged` texts after learning from `texts`.
+
+    `layers` of a cut encoder; 0 of other architectures.
+    """
 
     layers: int
     texts: int
     judged: int
     agreement: float
     seconds: float
+    architecture: str = "cut_encoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,35 @@ def over_operations(points: Sequence[tuple[float, float]], flops: float) -> floa
     return min(1.0, max(0.0, level + slope * math.log(flops)))
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Texts to learn from, to choose the epoch on, and to judge on; all labels. `soft`: there are probabilities."""
+
+    learn: list[LabelledText]
+    select: list[LabelledText]
+    judged: list[LabelledText]
+    labels: tuple[str, ...]
+    soft: bool
+
+
+def sample_of(rows: Sequence[LabelledText], sample: int, seed: int = 0) -> Sample:
+    """At most `sample` of `rows` to learn from, drawn by `seed`; a quarter of the rows, at most 500, judges.
+
+    Raises `ModelError` where there are too few.
+    """
+    if len(rows) < LEAST_TEXTS:
+        raise ModelError(f"{len(rows)} texts; a curve of quality needs {LEAST_TEXTS} or more.")
+    labels = tuple(sorted({row.label for row in rows}))
+    if len(labels) < 2:
+        raise ModelError(f"All texts are labelled {labels[0]!r}; students are compared on 2 labels or more.")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = [rows[i] for i in order]
+    judged = shuffled[: min(500, len(rows) // 4)]
+    rest = shuffled[len(judged) :][:sample]
+    cut = len(rest) * 4 // 5
+    return Sample(rest[:cut], rest[cut:], judged, labels, any(row.distribution for row in rows))
+
+
 def train_on_sample(
     rows: Sequence[LabelledText],
     layers: Sequence[int],
@@ -84,45 +123,52 @@ def train_on_sample(
     seed: int = 0,
     on_done: Callable[[Trained], None] | None = None,
 ) -> list[Trained]:
-    """Train cut encoders of `layers` on a half and on the whole of at most `sample` of `rows`; judged on the others.
+    """Train cut encoders of `layers` on a half and on the whole of `sample_of`, by the recommended objective.
 
-    A quarter of the rows, at most 500, is never learned from. Raises `ModelError` where there are too few.
+    Raises `ModelError` where there are too few texts.
     """
-    import time
-
-    from stillhouse.distill.training import predict, train
-    from stillhouse.models.features import Featuriser, prepare
     from stillhouse.tasks import StudentCandidate
 
-    if len(rows) < LEAST_TEXTS:
-        raise ModelError(f"{len(rows)} texts; a curve of quality needs {LEAST_TEXTS} or more.")
-    order = np.random.default_rng(seed).permutation(len(rows))
-    shuffled = [rows[i] for i in order]
-    judged = shuffled[: min(500, len(rows) // 4)]
-    rest = shuffled[len(judged) :][:sample]
-    labels = tuple(sorted({row.label for row in rows}))
-    cut = len(rest) * 4 // 5
-    learn, select = rest[:cut], rest[cut:]
     found: list[Trained] = []
+    drawn = sample_of(rows, sample, seed)
+    terms = objectives(drawn.soft)[0].terms
     for count in layers:
-        for size in (len(learn) // 2, len(learn)):
-            begun = time.monotonic()
-            candidate = StudentCandidate(architecture="cut_encoder", layers=count, epochs=epochs)
-            with tempfile.TemporaryDirectory() as scratch:
-                student = train(
-                    candidate,
-                    labels,
-                    learn[:size],
-                    select,
-                    on_progress=lambda _: None,
-                    checkpoint_dir=Path(scratch),
-                    seed=seed,
-                )
-            featuriser = Featuriser(student.spec, student.tokenizer)
-            logits = predict(student.module, [featuriser.ids(prepare(row.text)) for row in judged], True)
-            said = [labels[i] for i in logits.argmax(axis=1)]
-            right = sum(a == row.label for a, row in zip(said, judged, strict=True))
-            found.append(Trained(count, size, len(judged), right / len(judged), time.monotonic() - begun))
+        candidate = StudentCandidate(architecture="cut_encoder", layers=count, epochs=epochs, distill=terms)
+        for size in (len(drawn.learn) // 2, len(drawn.learn)):
+            found.append(learnt(candidate, drawn, size, seed)[1])
             if on_done:
                 on_done(found[-1])
     return found
+
+
+def learnt(candidate: StudentCandidate, drawn: Sample, size: int, seed: int) -> tuple[TrainedStudent, Trained]:
+    """A student that learnt from the first `size` texts of the sample, and how well it agrees. Raises `ModelError`."""
+    from stillhouse.distill.training import train
+
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        student = train(
+            candidate,
+            drawn.labels,
+            drawn.learn[:size],
+            drawn.select,
+            on_progress=lambda _: None,
+            checkpoint_dir=Path(scratch),
+            seed=seed,
+        )
+    right = agreement(student, drawn.judged)
+    layers = candidate.layers if candidate.architecture == "cut_encoder" else 0
+    took = time.monotonic() - begun
+    return student, Trained(layers, size, len(drawn.judged), right, took, candidate.architecture)
+
+
+def agreement(student: TrainedStudent, judged: Sequence[LabelledText]) -> float:
+    """Share of the texts `judged` to which the trained module gives their label."""
+    from stillhouse.distill.training import predict
+    from stillhouse.models.features import Featuriser, prepare
+
+    featuriser = Featuriser(student.spec, student.tokenizer)
+    ids = [featuriser.ids(prepare(row.text)) for row in judged]
+    logits = predict(student.module, ids, student.spec.has_vectors)
+    said = [student.labels[i] for i in logits.argmax(axis=1)]
+    return float(np.mean([a == row.label for a, row in zip(said, judged, strict=True)]))

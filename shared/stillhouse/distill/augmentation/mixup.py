@@ -68,7 +68,7 @@ def mixing(
         mixed.append(answers)
         return (vectors, *given[1:])
 
-    hook = head.register_forward_pre_hook(mix)
+    hook = head.register_forward_pre_hook(mix, prepend=True)  # what rounds the head's inputs comes after
     try:
         yield mixed
     finally:

@@ -57,6 +57,7 @@ def distil(
     *,
     seed: int,
     epochs: int = 10,
+    vector: float = 1.0,
     similarity: float = 1.0,
     learning_rate: float | None = None,
     threads: int = 1,
@@ -64,9 +65,12 @@ def distil(
 ) -> StaticEncoder | CutSentences:
     """Change `student` so that its vectors of `texts` become the teacher's `vectors` [n, width]; gives it, settled.
 
-    The loss is `vector_loss` + `similarity` * `similarity_loss`; the epoch with the smallest `vector_loss` on `select`
-    is kept. Raises `ModelError` where texts and vectors are not equally many, or widths differ.
+    The loss is `vector` * `vector_loss` + `similarity` * `similarity_loss`; the epoch with the smallest `vector_loss`
+    on `select` is kept, or `similarity_loss` where `vector` is 0. Raises `ModelError` where texts and vectors are not
+    equally many, widths differ, or no loss has a weight.
     """
+    if min(vector, similarity) < 0 or max(vector, similarity) <= 0:
+        raise ModelError(f"The losses weigh {vector:g} and {similarity:g}; give none below 0, and one above it.")
     for some, of, name in ((texts, vectors, "learn from"), (select, select_vectors, "choose on")):
         if len(some) != len(of) or not len(some):
             raise ModelError(f"There are {len(some)} texts to {name} and {len(of)} vectors; give one vector a text.")
@@ -84,11 +88,12 @@ def distil(
 
     def loss_of(places: Tensor, done: float) -> Tensor:
         said = student(*inputs_of([seen[i] for i in places], tokens=True))
-        loss = vector_loss(said, wanted[places])
+        loss = vector * vector_loss(said, wanted[places])
         return loss + similarity * similarity_loss(said, wanted[places]) if len(places) > 1 else loss
 
     def chosen() -> float:
-        return float(vector_loss(torch.from_numpy(_vectors(student, shown)), torch.from_numpy(select_vectors)))
+        of_select = vector_loss if vector else similarity_loss
+        return float(of_select(torch.from_numpy(_vectors(student, shown)), torch.from_numpy(select_vectors)))
 
     fit(
         student,

@@ -25,10 +25,11 @@ from stillhouse.distill.fitting import Epoch, fit, torch_set_up
 from stillhouse.distill.rerankers.encoders import PairEncoder, Reranker, TwinEncoder
 from stillhouse.distill.rerankers.lists import RankedList
 from stillhouse.distill.rerankers.objective import rerank_loss
+from stillhouse.distill.together import asked_together, train_together
 from stillhouse.models.features import TOKENIZER_FILE
 from stillhouse.models.port import ModelError
 from stillhouse.models.rerank_student import RerankSpec, load_reranker_tokenizer, read_of, within_list
-from stillhouse.models.rerank_text import Lexicon, Read
+from stillhouse.models.rerank_text import LEXICON_FILE, Lexicon, Read
 from stillhouse.tasks.rerankers import RerankerStudent
 
 RUN_VERSION: Final = 2  # part of a run's name: raise it when the same data and seed would give another reranker
@@ -108,6 +109,18 @@ def train_reranker(
         raise ModelError("A reranker needs lists of two documents to learn from and to choose on; there are none.")
     tokenizer = encoder_source() / TOKENIZER_FILE
     lexicon = lexicon or Lexicon.fit(sorted({text for one in train for text in one.documents}))
+    if asked_together(candidate.processes):
+        job = {"student": candidate.model_dump(mode="json"), "seed": seed}
+        job |= {"lexicon": str(checkpoint_dir / LEXICON_FILE)}
+        lexicon.write(checkpoint_dir / LEXICON_FILE)
+        rows = {"train": [asdict(one) for one in train], "select": [asdict(one) for one in select]}
+        train_together(
+            {**job, **rows},
+            checkpoint_dir,
+            candidate.processes,
+            threads,
+            lambda epoch: on_progress(RerankProgress(**epoch)),
+        )  # what follows finds a finished run
     pairs = candidate.architecture == "cross_encoder"
     spec = RerankSpec("", candidate.architecture, candidate.max_tokens, passages=candidate.reads == "passage")
     with torch_set_up(threads):
