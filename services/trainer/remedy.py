@@ -111,6 +111,8 @@ def _resized(candidate: AnyStudent, *, larger: bool) -> Changes:
         # As low as can be: narrower then, once.
         narrower = not larger and candidate.architecture == "cut_encoder" and candidate.width > HALF
         return {"width": HALF} if narrower and _may_be(candidate, {"width": HALF}) else {}
+    if candidate.vectors is not None:  # as wide as they are
+        return {}
     dim = candidate.dim * 2 if larger else candidate.dim // 2
     widest = 1024 if candidate.architecture == "hashed_ngrams" else WIDEST_STATIC
     dim = min(dim, widest)

@@ -2,7 +2,7 @@
 
 The student starts as its teacher's own lower layers (initialised from the teacher as DistilBERT is, Sanh et al.
 1910.01108; from the lowest, since leaving out the highest costs least, Sajjad et al. 2004.03844). Of these all but the
-last stay as they are (Lee, Tang & Lin 1911.03090, on freezing layers). What it answers is
+highest stay as they are (Lee, Tang & Lin 1911.03090, on freezing layers). What it answers is
 
     softmax(W (1 / n) sum over tokens t of h_t + b),   h = what the last kept layer makes of the n tokens.
 """

@@ -77,6 +77,13 @@ def test_after_the_last_rung_a_near_miss_is_made_larger_and_a_wide_one_waits() -
     assert remedy_for(TASK, 1, {}, 0, failed(broken("coverage", 0.15, 0.2))) is not None
 
 
+def test_vectors_of_somebody_else_have_one_width() -> None:
+    given = StudentCandidate(architecture="static_embeddings", vectors="vectors")
+    task = TASK.model_copy(update={"students": (given,)})
+    assert remedy_for(task, 0, {}, 0, WEAK) is None
+    assert remedy_for(task, 0, {}, 0, failed(broken("pays", -3.0, 0.0))) is None
+
+
 def test_a_verdict_that_stayed_undecided_is_mended_by_what_stayed_open() -> None:
     open_ = Condition(name="agreement", verdict="undecided", estimate=0.95, floor=0.95)
     event = WEAK.model_copy(update={"verdict": "undecided", "conditions": [open_]})

@@ -90,6 +90,13 @@ def mixed_soft_target_loss(
 
     `soft` [B, L], `hard` int64 [B], `alpha`, one or [B], and `weight` [B] or None are those of the rows before; all are
     mixed by the same shares, drawn from torch's own generator. The module gives logits [B, L], or them first.
+
+    >>> from stillhouse.distill.response.soft_targets import soft_target_loss
+    >>> head, alike = nn.Linear(2, 2), torch.ones(4, 2)  # mixed with each other, they stay what they are
+    >>> soft, hard = torch.tensor([[0.9, 0.1]] * 4), torch.zeros(4, dtype=torch.int64)
+    >>> mixed = mixed_soft_target_loss(head, head, [alike], soft, hard, 2.0, 0.2, None, concentration=0.4)
+    >>> bool(torch.isclose(mixed, soft_target_loss(head(alike), soft, hard, 2.0, 0.2)))
+    True
     """
     labels = functional.one_hot(hard, soft.shape[1]).to(soft.dtype)
     alphas = torch.as_tensor(alpha, dtype=soft.dtype).expand(len(soft))
