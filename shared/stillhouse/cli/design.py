@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def design(
     teacher: Annotated[
         str,
-        typer.Option(help="`minilm`, which [[student]] cuts, or a folder with the config.json of another encoder."),
+        typer.Option(help="`minilm`, which students are cut from, or a folder with another encoder's config.json."),
     ] = "minilm",
     target: Annotated[str, typer.Option(help="onnx, litert, coreml, executorch or web.")] = "onnx",
     max_latency: Annotated[float | None, typer.Option(help="Milliseconds of one text, at most.")] = None,
