@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def design(
-    teacher: Annotated[str, typer.Option(help="`minilm`, or a folder with the config.json of an encoder.")] = "minilm",
+    teacher: Annotated[
+        str,
+        typer.Option(help="`minilm`, which students are cut from, or a folder with another encoder's config.json."),
+    ] = "minilm",
     target: Annotated[str, typer.Option(help="onnx, litert, coreml, executorch or web.")] = "onnx",
     max_latency: Annotated[float | None, typer.Option(help="Milliseconds of one text, at most.")] = None,
     max_size: Annotated[float | None, typer.Option(help="MB of the file, at most.")] = None,
