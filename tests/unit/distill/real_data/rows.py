@@ -1,6 +1,6 @@
 """Digits read row by row: small transformers whose hidden states and attention can be taught.
 
-A digit is a text of 8 tokens, each a row of 8 pixels. The teacher has 3 layers of width 32, its students 2 of width 16.
+A digit is a text of 8 tokens, each a row of 8 pixels. The teacher has 2 layers of width 32, its students 2 of width 16.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stillhouse.distill.outputs import Outputs
 from tests.unit.distill.real_data.digits import HELD, LABELS, TAUGHT, learn, pixels, truth
 
 HEADS = 2
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -79,17 +79,18 @@ def read(module: Rows, digits: Tensor) -> Outputs:
 
 @cache
 def teacher() -> Rows:
-    """Three layers that learnt the true labels of the first 700 digits."""
-    net, x, y = Rows(100, layers=3, width=32), pixels()[:700], truth()[:700]
-    learn(net, lambda at: functional.cross_entropy(net(x[at]), y[at]), 700, steps=400, rate=5e-3)
+    """Two layers that learnt the true labels of the first 700 digits."""
+    net, x, y = Rows(100, width=32), pixels()[:700], truth()[:700]
+    learn(net, lambda at: functional.cross_entropy(net(x[at]), y[at]), 700, steps=200, rate=1e-2)
     return net.requires_grad_(False).eval()
 
 
 @cache
 def answers() -> Outputs:
     """What the teacher says of the 100 digits that its students learn from."""
+    net = teacher()
     with torch.no_grad():
-        return read(teacher(), pixels()[TAUGHT])
+        return read(net, pixels()[TAUGHT])
 
 
 def of_places(outputs: Outputs, places: Tensor) -> Outputs:
