@@ -1,8 +1,8 @@
 """Sentences of scikit-learn's documentation, and a teacher that says which part of the package each is about.
 
 The docstrings of five subpackages are real text that is there wherever the tests run. The teacher, a logistic
-regression on TF-IDF of words and pairs, learnt 2,000 sentences with their true labels; students are given its answers
-to 300 others and are judged on 400 that neither saw.
+regression on TF-IDF of words and pairs, learnt 1,500 sentences with their true labels; students are given its answers
+to 250 others and are judged on 400 that neither saw.
 """
 
 from __future__ import annotations
