@@ -53,13 +53,31 @@ def require_same_shape(what: str, student: Tensor, teacher: Tensor, dims: int | 
         raise ModelError(f"The {what} are {shape_of(student)}; this objective takes {dims} dimensions.")
 
 
+def require_rows(rows: Tensor, **each: Tensor | float | None) -> None:
+    """Raises `ModelError`, with both shapes, where one of `each` is not one number for each of the B rows of `rows`.
+
+    `rows` [B, ...]; what is None, or one number for all (a float, a tensor of no dimensions), fits any.
+
+    >>> require_rows(torch.zeros(2, 3), labels=torch.zeros(3), weight=None)
+    Traceback (most recent call last):
+    ...
+    stillhouse.models.port.ModelError: The labels are [3] for rows [2, 3]; give one for each row, [2].
+    """
+    for what, values in each.items():
+        if isinstance(values, Tensor) and values.dim() and values.shape != rows.shape[:1]:
+            raise ModelError(
+                f"The {what} are {shape_of(values)} for rows {shape_of(rows)}; give one for each row, [{len(rows)}]."
+            )
+
+
 def shape_of(values: Tensor) -> str:
     """The shape as errors write it: `[2, 3]`."""
     return str(list(values.shape))
 
 
 def mean_of_rows(losses: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean of a batch's losses [B], weighted by `weight` [B] where there is one."""
+    """The mean of a batch's losses [B], weighted by `weight` [B]; `ModelError` for another shape."""
     if weight is None:
         return losses.mean()
+    require_rows(losses, weights=weight)
     return (losses * weight).sum() / weight.sum()

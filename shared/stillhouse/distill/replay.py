@@ -26,10 +26,12 @@ from stillhouse.quality.binomial import clopper_pearson
 def kl_to_previous(logits: Tensor, previous: Tensor, temperature: float = 2.0, weight: Tensor | None = None) -> Tensor:
     """T^2 KL(previous_T || now_T), a (weighted) mean over the batch in nats, of logits [B, L] each.
 
-    No gradient reaches `previous`. ValueError where the two differ in shape.
+    No gradient reaches `previous`. ValueError where the two differ in shape, or `weight` is not [B].
     """
     if logits.shape != previous.shape:
         raise ValueError(f"the student gives {tuple(logits.shape)} and its earlier self {tuple(previous.shape)}")
+    if weight is not None and weight.shape != logits.shape[:1]:
+        raise ValueError(f"weights of shape {tuple(weight.shape)} are not of the rows of {tuple(logits.shape)}")
     before = functional.log_softmax(previous.detach().float() / temperature, dim=-1)
     now = functional.log_softmax(logits.float() / temperature, dim=-1)
     losses = temperature**2 * functional.kl_div(now, before, reduction="none", log_target=True).sum(dim=-1)

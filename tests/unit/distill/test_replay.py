@@ -32,6 +32,8 @@ def test_its_gradient_is_right_and_reaches_no_previous() -> None:
     assert torch.allclose(now.grad, expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"\(3, 4\).*\(3, 5\)"):
         kl_to_previous(now, torch.zeros(3, 5))
+    with pytest.raises(ValueError, match=r"\(2,\).*\(3, 4\)"):
+        kl_to_previous(now, before, weight=torch.ones(2))
 
 
 def test_replay_is_even_over_labels_and_repeats_itself() -> None:

@@ -41,5 +41,9 @@ def activation_map(states: Tensor, mask: Tensor | None = None, power: float = 2.
     """
     totals = at_least_float32(states).abs().pow(power).sum(dim=-1)
     if mask is not None:
+        if mask.shape != totals.shape:
+            raise ModelError(
+                f"The mask is {shape_of(mask)} and the tokens are {shape_of(totals)}; they must be the same."
+            )
         totals = totals * mask.to(totals.dtype)
     return torch.nn.functional.normalize(totals, dim=-1)

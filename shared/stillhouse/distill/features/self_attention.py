@@ -64,6 +64,10 @@ def relations(vectors: Tensor, heads: int, mask: Tensor | None = None) -> Tensor
     split = at_least_float32(vectors).view(texts, tokens, heads, width // heads).transpose(1, 2)
     scores = split @ split.transpose(-1, -2) / math.sqrt(width // heads)
     if mask is not None:
+        if mask.shape != vectors.shape[:2]:
+            raise ModelError(
+                f"The mask is {shape_of(mask)} and the tokens are [{texts}, {tokens}]; they must be the same."
+            )
         scores = scores.masked_fill(mask[:, None, None, :] == 0, -1e9)
     return torch.log_softmax(scores, dim=-1)
 
@@ -73,5 +77,7 @@ def _divergence(logs: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     rows = torch.nn.functional.kl_div(logs, teacher, reduction="none").sum(dim=-1).mean(dim=1)
     if mask is None:
         return rows.mean()
+    if mask.shape != rows.shape:
+        raise ModelError(f"The mask is {shape_of(mask)} and the tokens are {shape_of(rows)}; they must be the same.")
     real = mask.to(rows.dtype)
     return (rows * real).sum() / real.sum().clamp(min=1.0)

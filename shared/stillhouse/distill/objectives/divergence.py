@@ -27,8 +27,6 @@ def divergence(name: Divergence, p: Tensor, q: Tensor, *, beta: float = 0.5, ske
 
     `beta` is JSD's, `skew` the skewed divergences'. ValueError where `p` and `q` are not of one shape.
     """
-    if p.shape != q.shape:
-        raise ValueError(f"teacher and student must be of one shape; they are {tuple(p.shape)} and {tuple(q.shape)}")
     if name == "jsd":
         return generalised_jsd(p, q, beta)
     if name == "skew_kl":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stillhouse.distill.objectives.forward_kl import require_one_shape
 from stillhouse.distill.objectives.reverse_kl import reverse_kl
 
 
@@ -33,7 +34,12 @@ def minillm_loss(
     `p`, `q` are log-probabilities [B, n, V] at each token's place, `counts` bool [B, n] is the answer's tokens. `drawn`
     [B, n]: log-probabilities with which the tokens were drawn, where that was not q itself (the teacher mixed in,
     equation 5); each token is then weighed by q / drawn, without gradient, as in the paper's approximation.
+    ValueError where the shapes do not fit.
     """
+    require_one_shape(p, q)
+    for what, given in (("tokens", tokens), ("counts", counts), ("drawn", drawn)):
+        if given is not None and given.shape != q.shape[:-1]:
+            raise ValueError(f"{what} of shape {tuple(given.shape)} are not of answers of shape {tuple(q.shape)}")
     mask = counts.to(q.dtype)
     said_q = q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     said_p = p.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from stillhouse.distill.objectives.forward_kl import forward_kl
+from stillhouse.distill.objectives.forward_kl import forward_kl, require_one_shape
 
 
 def skew_kl(p: Tensor, q: Tensor, skew: float = 0.1) -> Tensor:
@@ -31,4 +31,5 @@ def skew_reverse_kl(p: Tensor, q: Tensor, skew: float = 0.1) -> Tensor:
 def _mixed(own: Tensor, other: Tensor, skew: float) -> Tensor:
     if not 0.0 < skew < 1.0:
         raise ValueError(f"skew must be between 0 and 1, not {skew}")
+    require_one_shape(own, other)
     return torch.logaddexp(own + math.log(skew), other + math.log1p(-skew))

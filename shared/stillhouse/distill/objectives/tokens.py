@@ -29,8 +29,12 @@ def log_probabilities(logits: Tensor, temperature: float = 1.0, vocabulary: int 
 def mean_over_tokens(losses: Tensor, counts: Tensor, weight: Tensor | None = None) -> Tensor:
     """The mean of `losses` [B, n] over the tokens that count (`counts` bool [B, n]); 0 where none does.
 
-    Every token counts the same, so long answers count more than short ones; `weight` [B] changes that.
+    Every token counts the same, so long answers count more than short ones; `weight` [B] changes that. ValueError where
+    the shapes do not fit.
     """
+    if counts.shape != losses.shape or (weight is not None and weight.shape != losses.shape[:1]):
+        given = "" if weight is None else f" and weights {tuple(weight.shape)}"
+        raise ValueError(f"losses of shape {tuple(losses.shape)} cannot be counted by {tuple(counts.shape)}{given}")
     mask = counts.to(losses.dtype)
     if weight is not None:
         mask = mask * weight.to(losses.dtype).unsqueeze(-1)

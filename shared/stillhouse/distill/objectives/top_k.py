@@ -93,7 +93,12 @@ def joined(parts: Sequence[TopK]) -> TopK:
 
 
 def merged(kept: TopK, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities float32 [n, k + 1] of teacher and student, the tail last, of log-probabilities `q` [n, V]."""
+    """Log-probabilities float32 [n, k + 1] of teacher and student, the tail last, of log-probabilities `q` [n, V].
+
+    ValueError where `q` is not of the n tokens that are kept, or has fewer than k columns.
+    """
+    if q.dim() != 2 or len(q) != len(kept.ids) or kept.ids.shape[1] > q.shape[1]:
+        raise ValueError(f"the teacher's tokens are kept as {kept.ids.shape}; the student's are {tuple(q.shape)}")
     ids = torch.from_numpy(kept.ids.astype(np.int64)).to(q.device)
     head = torch.from_numpy(kept.log_probs.astype(np.float32)).to(q.device)
     tail = torch.from_numpy(kept.tail.astype(np.float32)).to(q.device)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stillhouse.distill.features.projection import Projection
-from stillhouse.distill.outputs import at_least_float32
+from stillhouse.distill.outputs import at_least_float32, require_rows, shape_of
 from stillhouse.distill.relations.pairs import require_same_texts
+from stillhouse.models.port import ModelError
 
 
 def contrastive_loss(
@@ -32,6 +33,16 @@ def contrastive_loss(
     True
     """
     require_same_texts(student, teacher[: len(student)], 2)
+    if student.shape[1] != teacher.shape[1]:
+        raise ModelError(
+            f"The student's vectors are {shape_of(student)}, the teacher's {shape_of(teacher)}; project both to one "
+            "width."
+        )
+    if negative.shape != (len(student), len(teacher)):
+        raise ModelError(
+            f"The negatives are {shape_of(negative)} for vectors {shape_of(student)} and {shape_of(teacher)}; give "
+            f"[{len(student)}, {len(teacher)}]."
+        )
     scores = functional.normalize(at_least_float32(student), dim=-1)
     scores = scores @ functional.normalize(at_least_float32(teacher), dim=-1).T / temperature
     counts = negative.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -69,6 +80,7 @@ class Contrast(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of a batch, `student` [B, width], `teacher` [B, target], int64 `labels` [B]; the batch is queued."""
         require_same_texts(student, teacher, 2)
+        require_rows(student, labels=labels)
         size = len(student)
         known = min(int(self.filled), len(self.queue))
         candidates = torch.cat([teacher.detach(), self.queue[:known].to(teacher.dtype)])

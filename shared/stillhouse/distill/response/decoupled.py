@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.distill.outputs import at_least_float32, mean_of_rows, require_same_shape
+from stillhouse.distill.outputs import at_least_float32, mean_of_rows, require_rows, require_same_shape
 from stillhouse.distill.response.soft_targets import soften
 
 
@@ -36,6 +36,7 @@ def decoupled_loss(
     True
     """
     require_same_shape("probabilities", logits, soft, dims=2)
+    require_rows(logits, labels=hard, betas=beta)
     said = functional.log_softmax(at_least_float32(logits) / temperature, dim=-1)
     wanted = soften(soft, temperature)
     label = functional.one_hot(hard, said.shape[-1]).bool()

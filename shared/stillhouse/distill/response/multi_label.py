@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.distill.outputs import at_least_float32, mean_of_rows, require_same_shape
+from stillhouse.distill.outputs import at_least_float32, mean_of_rows, require_same_shape, shape_of
 from stillhouse.models.port import ModelError
 
 
@@ -35,6 +35,11 @@ def multi_label_loss(
     scores, wanted = at_least_float32(logits), at_least_float32(soft)
     require_same_shape("probabilities", scores, wanted, dims=2)
     require_same_shape("labels", scores, hard, dims=2)
+    if isinstance(alpha, Tensor) and alpha.dim() and alpha.shape != scores.shape[1:]:
+        raise ModelError(
+            f"The alphas are {shape_of(alpha)} for labels {shape_of(scores)}; give one for each label, "
+            f"[{scores.shape[1]}]."
+        )
     if bool(((wanted < 0) | (wanted > 1)).any()):
         raise ModelError("The teacher's probabilities of independent labels must each be between 0 and 1.")
     hard_loss = functional.binary_cross_entropy_with_logits(scores, hard.to(scores.dtype), reduction="none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.distill.outputs import at_least_float32, mean_of_rows, require_same_shape
+from stillhouse.distill.outputs import at_least_float32, mean_of_rows, require_rows, require_same_shape
 
 
 def soften(probabilities: Tensor, temperature: float) -> Tensor:
@@ -48,6 +48,7 @@ def soft_target_loss(
     """
     scores = at_least_float32(logits)
     require_same_shape("probabilities", scores, soft, dims=2)
+    require_rows(scores, labels=hard, alphas=alpha)
     hard_loss = functional.cross_entropy(scores, hard, reduction="none")
     soft_loss = softened_divergence(scores, soft, temperature)
     return mean_of_rows(alpha * hard_loss + (1.0 - alpha) * temperature**2 * soft_loss, weight)

@@ -233,3 +233,31 @@ def test_names_and_shapes_that_do_not_fit_are_refused_with_the_shapes() -> None:
     assert divergence("skew_kl", P.log(), Q.log(), skew=0.3) == skew_kl(P.log(), Q.log(), 0.3)
     with pytest.raises(ValueError, match=r"of one shape; they are \(3,\) and \(2, 3\)"):
         divergence("forward_kl", P.log(), Q.log().expand(2, 3))
+
+
+ONE, FIVE = Q.log().expand(1, 3), P.log().expand(5, 3)
+TOKENS, COUNTS = torch.zeros(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
+STEPS = P.log().expand(2, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shapes"),
+    [
+        (lambda: forward_kl(FIVE, ONE), r"\(5, 3\) and \(1, 3\)"),
+        (lambda: reverse_kl(ONE, FIVE), r"\(5, 3\) and \(1, 3\)"),
+        (lambda: generalised_jsd(FIVE, ONE, 0.3), r"\(5, 3\) and \(1, 3\)"),
+        (lambda: skew_kl(FIVE, ONE), r"\(5, 3\) and \(1, 3\)"),
+        (lambda: skew_reverse_kl(ONE, FIVE), r"\(5, 3\) and \(1, 3\)"),
+        (lambda: top_k_kl(keep(FIVE, 2), ONE), r"\(5, 2\).*\(1, 3\)"),
+        (lambda: top_k_kl(keep(FIVE, 3), FIVE[:, :2]), r"\(5, 3\).*\(5, 2\)"),
+        (lambda: minillm_loss(STEPS, STEPS[:1], TOKENS, COUNTS), r"\(2, 4, 3\) and \(1, 4, 3\)"),
+        (lambda: minillm_loss(STEPS, STEPS, TOKENS[:, :3], COUNTS), r"tokens.*\(2, 3\).*\(2, 4, 3\)"),
+        (lambda: minillm_loss(STEPS, STEPS, TOKENS, COUNTS[:1]), r"counts.*\(1, 4\).*\(2, 4, 3\)"),
+        (lambda: minillm_loss(STEPS, STEPS, TOKENS, COUNTS, torch.zeros(4)), r"drawn.*\(4,\).*\(2, 4, 3\)"),
+        (lambda: mean_over_tokens(torch.ones(2, 4), COUNTS[:1]), r"\(2, 4\).*\(1, 4\)"),
+        (lambda: mean_over_tokens(torch.ones(2, 4), COUNTS, torch.ones(3)), r"\(2, 4\).*\(3,\)"),
+    ],
+)
+def test_nothing_is_broadcast_and_the_shapes_are_said(loss, shapes) -> None:
+    with pytest.raises(ValueError, match=shapes):
+        loss()

@@ -45,6 +45,12 @@ def test_a_contrast_refuses_other_shapes_too() -> None:
         contrastive_loss(OURS, SAME[:4], OTHERS, texts=9)
     with pytest.raises(ModelError, match=r"width 3; these are \[5, 7\]"):
         Contrast(3, 7, texts=9)(THEIRS, THEIRS)
+    with pytest.raises(ModelError, match=r"\[5, 3\].*\[5, 7\]; project both"):
+        contrastive_loss(OURS, THEIRS, OTHERS, texts=9)
+    with pytest.raises(ModelError, match=r"are \[5, 4\].*give \[5, 5\]"):
+        contrastive_loss(OURS, SAME, OTHERS[:, :4], texts=9)
+    with pytest.raises(ModelError, match=r"labels are \[3\] for rows \[5, 3\]"):
+        Contrast(3, 7, texts=9)(OURS, THEIRS, torch.arange(3))
 
 
 def huber(a, b):

@@ -58,6 +58,38 @@ def test_other_shapes_are_refused_with_the_shapes(loss) -> None:
         loss()
 
 
+THREE = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: soft_target_loss(LOGITS, SOFT, HARD[:3], 2.0, 0.3),
+        lambda: soft_target_loss(LOGITS, SOFT, HARD, 2.0, THREE),
+        lambda: soft_target_loss(LOGITS, SOFT, HARD, 2.0, 0.3, THREE),
+        lambda: hard_label_loss(LOGITS, HARD, weight=THREE),
+        lambda: standardised_logit_loss(LOGITS, TEACHER, weight=THREE),
+        lambda: decoupled_loss(LOGITS, SOFT, HARD[:3]),
+        lambda: decoupled_loss(LOGITS, SOFT, HARD, beta=THREE),
+        lambda: decoupled_loss(LOGITS, SOFT, HARD, weight=THREE),
+        lambda: multi_label_loss(LOGITS, SOFT, SOFT.round(), weight=THREE),
+        lambda: binary_loss(LOGITS[:, 0], SOFT[:, 0], HARD.clamp(max=1), weight=THREE),
+        lambda: score_loss(SCORES, TRUTH, weight=THREE),
+        lambda: bounded_score_loss(SCORES, TRUTH, TRUTH, weight=THREE),
+    ],
+)
+def test_what_is_not_one_for_each_row_is_refused_with_the_shapes(loss) -> None:
+    with pytest.raises(ModelError, match=r"are \[3\] for rows \[5(, 4)?\]; give one for each row, \[5\]\.$"):
+        loss()
+
+
+def test_alphas_of_labels_are_one_for_each() -> None:
+    with pytest.raises(ModelError, match=r"are \[3\] for labels \[5, 4\]; give one for each label, \[4\]\.$"):
+        multi_label_loss(LOGITS, SOFT, SOFT.round(), alpha=THREE)
+    with pytest.raises(ModelError, match=r"\[5\].*\[4\]"):
+        binary_loss(LOGITS[:, 0], SOFT[:, 0], HARD[:4])
+
+
 def test_one_label_for_each_row_is_asked_for() -> None:
     with pytest.raises(ModelError, match=r"\[5, 4\].*\[3\]"):
         hard_label_loss(LOGITS, HARD[:3])
