@@ -99,7 +99,9 @@ def _files(job: dict[str, Any], encoder: dict[str, Any], *, layers: int) -> dict
         "dtype": "float32",
     }
     left_out = ("_name_or_path", "transformers_version", "gradient_checkpointing", "torch_dtype")
-    modules = (("", "Transformer"), ("1_Pooling", "Pooling"))
+    # vLLM takes `Normalize` for: give the activation of what was computed. Of a classifier that is the softmax, and
+    # without it /classify answers with logits.
+    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
     return {
         "config.json": {name: value for name, value in encoder.items() if name not in left_out} | ours,
         "modules.json": [

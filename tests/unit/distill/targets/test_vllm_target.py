@@ -73,6 +73,8 @@ def test_the_pooler_passes_the_mean_on_and_the_head_is_calibrated(job, tmp_path)
     torch.testing.assert_close(said, wanted, atol=1e-6, rtol=1e-5)
     assert json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"] is True
     assert json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text())["max_seq_length"] == 16
+    kinds = [one["type"].rsplit(".")[-1] for one in json.loads((tmp_path / "out" / "modules.json").read_text())]
+    assert kinds == ["Transformer", "Pooling", "Normalize"], "without the last vLLM answers with logits"
 
 
 def test_what_vllm_has_no_model_for_is_refused_and_leaves_nothing(job, tmp_path) -> None:
