@@ -2,7 +2,8 @@
 
 A student of three layers of the encoder learns what the teacher of `student` answers to clinc150. Each export answers
 1,000 test texts, one at a time on one thread, and is compared with torch: the same label, and the largest difference of
-a logit. LiteRT has fixed shapes, so its texts are padded to 64 tokens; the others take each text as long as it is.
+a logit. LiteRT has fixed shapes, so its texts are padded to 64 tokens; the others take each text as long as it is. vLLM
+is its build for CPUs, in float32 and without compiling, and gets the texts themselves: its times say nothing of a GPU.
 `memory` is what loading the model and answering added to the process. Core ML is converted and not run: only Apple's
 systems can. What else could not be verified is in the result file, with the way to do it on a device.
 """
@@ -38,6 +39,7 @@ EXPORTS: tuple[tuple[Target, Precision], ...] = (
     ("executorch", "fp32"),
     ("coreml", "int8"),
     ("coreml", "fp32"),
+    ("vllm", "fp32"),
 )
 COUNT = 1000
 STUDENT = "stillhouse_cut3"

@@ -16,19 +16,29 @@ if TYPE_CHECKING:
 
 def export(
     student: Annotated[str, typer.Argument(help="A student's id, or the folder of its artefact.")],
-    target: Annotated[str, typer.Option(help="onnx, litert, coreml, executorch or web.")],
+    target: Annotated[str, typer.Option(help="onnx, litert, coreml, executorch, web or vllm (server GPUs).")],
     data: Annotated[Path, typer.Option(help="Texts to compare with torch on (.jsonl, .jsonl.gz, .csv, a folder).")],
     out: Annotated[Path, typer.Option(help="Folder that the files go to.")] = Path("exported"),
-    precision: Annotated[str, typer.Option(help="int8 or fp32; onnx and web are as the student serves.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(help="int8 or fp32; onnx and web are as the student serves, vllm is fp32.")
+    ] = "int8",
     length: Annotated[int, typer.Option(min=2, help="Tokens of a text where the target's shapes are fixed.")] = 64,
     limit: Annotated[int, typer.Option(min=1, help="Texts that are compared, at most.")] = 1000,
+    least_agreement: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of texts that must get torch's label; exit status 2 below it."),
+    ] = 0.97,
     program: Annotated[
         Path | None, typer.Option(help="The trained module, where the trainer did not keep it in its home.")
     ] = None,
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a student, compare its answers with torch's, measure it, and say what could not be verified here."""
+    """Convert a student, compare its answers with torch's, measure it, and say what could not be verified here.
+
+    Ends with status 2 where it was run and agrees too seldom; the file is kept. What cannot be run here (Core ML) is
+    not verified either, and ends with 0.
+    """
     from dataclasses import asdict
 
     from stillhouse.cli.labelled import read_texts
@@ -68,14 +78,17 @@ def export(
                 precision="int8" if precision == "int8" else "fp32",
                 length=length,
                 program=program,
+                least_agreement=least_agreement,
                 on_line=show,
             )
         except (ModelError, OSError) as error:
             fail(str(error))
     if as_json:
         show_json(asdict(report))
-        return
-    _show(report)
+    else:
+        _show(report)
+    if report.agreement_with_torch is not None and not report.verified:
+        raise typer.Exit(2)
 
 
 def _show(report: TargetReport) -> None:
@@ -96,5 +109,6 @@ def _show(report: TargetReport) -> None:
             f"{report.p50_ms:.2f} ms a text (p95 {report.p95_ms:.2f}) on one thread here, "
             f"{(report.memory_bytes or 0) / 1e6:,.0f} MB of memory"
         )
+    say(f"{'verified' if report.verified else 'NOT VERIFIED'}: {report.verdict}")
     if report.not_verified:
         say(report.not_verified)

@@ -12,6 +12,7 @@ from stillhouse.distill.targets.program import program_path, save_program
 from stillhouse.distill.targets.web_runtime import ENTRY, VERSION
 from stillhouse.distill.training import train
 from stillhouse.environments.environment import exists, root
+from stillhouse.models.vllm.spec import weights_bytes
 from stillhouse.tasks import StudentCandidate
 from tests.unit.distill.toy import LABELS, texts
 
@@ -66,3 +67,17 @@ def test_a_browsers_runtime_answers_as_torch_does(artefact, tmp_path) -> None:
     report = export_for("web", artefact, ASKED, tmp_path)
     assert report.agreement_with_torch == 1.0
     assert report.p50_ms is not None
+
+
+@pytest.mark.slow
+def test_vllm_answers_as_torch_does(artefact, tmp_path) -> None:
+    if not exists("serving"):
+        pytest.skip("no environment serving; `stillhouse env make serving` makes it")
+    report = export_for("vllm", artefact, [*ASKED, "refund money " * 200], tmp_path)
+    assert report.verified, report.verdict
+    assert report.agreement_with_torch == 1.0
+    assert report.max_abs_logit_difference is not None
+    assert report.max_abs_logit_difference < 1e-3, "float32, texts and truncation included"
+    assert "GPUs" in report.not_verified
+    assert [path.name for path in tmp_path.iterdir()] == ["cut-vllm"]
+    assert weights_bytes(tmp_path / "cut-vllm") > 10e6, "a folder that replicas serve: safetensors alone"

@@ -173,6 +173,55 @@ def test_a_design_is_shown_is_json_and_is_plotted(tmp_path, monkeypatch) -> None
     assert other["recommended"] == "minilm, 6 layers"
 
 
+def test_an_export_is_shown_is_json_and_ends_with_its_verdict(tmp_path, monkeypatch) -> None:
+    from stillhouse.distill.export import LEAST_AGREEMENT
+    from stillhouse.distill.targets import exporting
+
+    asked = []
+
+    def export_for(target, folder, texts, out, *, least_agreement, **options):
+        asked.append((target, texts, least_agreement))
+        agreement = None if target == "coreml" else 0.96
+        return exporting.TargetReport(
+            target=target,
+            precision="int8",
+            file=str(out / "student.file"),
+            bytes=1_500_000,
+            exporter="exporter 1",
+            convert_seconds=1.0,
+            n_compared=0 if agreement is None else 2,
+            n_truncated=0,
+            max_abs_logit_difference=agreement,
+            agreement_with_torch=agreement,
+            p50_ms=agreement,
+            p95_ms=agreement,
+            memory_bytes=None,
+            not_verified=exporting.NOT_VERIFIED[target],
+            verified=agreement is not None and agreement >= least_agreement,
+            verdict=exporting._verdict(agreement, least_agreement, 2),
+        )
+
+    monkeypatch.setattr(exporting, "export_for", export_for)
+    (tmp_path / "student").mkdir()
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n{"input": "b"}\n', encoding="utf-8")
+    command = ["export", str(tmp_path / "student"), "--data", str(tmp_path / "texts.jsonl"), "--target"]
+    low = CliRunner().invoke(app, [*command, "litert"])
+    assert low.exit_code == 2
+    assert "NOT VERIFIED: gives torch's label to 96.0% of 2 texts, under the 97.0% asked for" in low.output
+    assert "exported/student.file: 1.5 MB" in low.output, "the file is kept and named"
+    assert asked == [("litert", ["a", "b"], LEAST_AGREEMENT)]
+    enough = CliRunner().invoke(app, [*command, "litert", "--least-agreement", "0.95"])
+    assert enough.exit_code == 0
+    assert "\nverified: gives torch's label" in enough.output
+    as_json = CliRunner().invoke(app, [*command, "litert", "--json"])
+    assert as_json.exit_code == 2
+    found = json.loads(as_json.output)
+    assert (found["verified"], found["verdict"][:12]) == (False, "gives torch'")
+    not_run = CliRunner().invoke(app, [*command, "coreml"])
+    assert not_run.exit_code == 0
+    assert "NOT VERIFIED: nothing was run on this machine" in not_run.output
+
+
 def test_an_analysis_is_shown_and_is_json(tmp_path) -> None:
     from tests.unit.distill.architecture.test_counting import SMALL, bert
 

@@ -1,7 +1,8 @@
 """Converts a trained student for a target, and compares what the converted one answers with torch on real texts.
 
 Every converter runs in an environment of its own, since their pins exclude ours (`stillhouse env make`). What this
-machine cannot run is named, with the way to check it on a device.
+machine cannot run is named, with the way to check it on a device. A file whose answers differ too often from torch's
+(`least_agreement`) is kept, and its report says that it is not verified.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.distill.export import LEAST_AGREEMENT
 from stillhouse.distill.targets.program import load_program, program_path
 from stillhouse.distill.targets.web_runtime import VERSION as WEB_VERSION
 from stillhouse.distill.targets.web_runtime import runtime
@@ -28,9 +30,9 @@ from stillhouse.models.features import MODEL_FILE, TOKENIZER_FILE, Featuriser, S
 from stillhouse.models.port import ModelError
 from stillhouse.models.student import open_session
 
-Target = Literal["onnx", "litert", "coreml", "executorch", "web"]
+Target = Literal["onnx", "litert", "coreml", "executorch", "web", "vllm"]
 Precision = Literal["int8", "fp32"]
-Rows = list[list[NDArray[np.int64]]]
+Rows = list[list[NDArray[Any]]]
 
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 SUFFIXES: Final[dict[Target, str]] = {
@@ -39,6 +41,14 @@ SUFFIXES: Final[dict[Target, str]] = {
     "coreml": ".mlpackage",
     "executorch": ".pte",
     "web": ".onnx",
+    "vllm": "",  # a folder
+}
+# The environment that a target's job runs in.
+ENVIRONMENTS: Final[dict[Target, Name]] = {
+    "litert": "litert",
+    "coreml": "coreml",
+    "executorch": "executorch",
+    "vllm": "serving",
 }
 JOB: Final = Path(__file__).with_name("job.py")
 WEB_JOB: Final = Path(__file__).with_name("web_job.mjs")
@@ -55,6 +65,9 @@ NOT_VERIFIED: Final[dict[Target, str]] = {
     "executor_runner for the device, push the file, and run it with --model_path=FILE.",
     "web": "Not verified: browsers, and WebGPU; the same WebAssembly ran in Node. Serve the file beside "
     "onnxruntime-web and open it in the browsers that you support.",
+    "vllm": "Not verified: GPUs, their speed, and bfloat16 or float16; vLLM for CPUs answered here in float32. On the "
+    "server: `vllm serve FOLDER --runner pooling --convert classify --dtype float32`, POST /classify with the same "
+    "texts, and compare the labels; then again with the dtype that is to serve.",
 }
 
 
@@ -64,7 +77,8 @@ class TargetReport:
 
     `agreement_with_torch` of labels in [0, 1]; `n_truncated` texts were longer than the target's fixed length and are
     left out of the largest difference only. Milliseconds of one text on one thread of this machine; `memory_bytes` that
-    loading and answering added to the process. All but size are None where nothing could be run here.
+    loading and answering added to the process. All but size are None where nothing could be run here. `verified`: it
+    agrees at least as often as was asked for; `verdict` says why or why not.
     """
 
     target: str
@@ -81,6 +95,8 @@ class TargetReport:
     p95_ms: float | None
     memory_bytes: int | None
     not_verified: str
+    verified: bool
+    verdict: str
 
 
 def export_for(
@@ -92,6 +108,7 @@ def export_for(
     precision: Precision = "int8",
     length: int = 64,
     program: Path | None = None,
+    least_agreement: float = LEAST_AGREEMENT,
     on_line: Callable[[str], None] | None = None,
 ) -> TargetReport:
     """Write the student of `artefact` for `target` into the folder `out`, and compare it with torch on `texts`.
@@ -99,10 +116,13 @@ def export_for(
     `length`: tokens that texts are padded or cut to where the target's shapes are fixed (litert); features four times
     as many.
     `program`: the trained module (of `save_program`); by default where the trainer keeps it. The targets onnx and web
-    take the artefact's own graph. Raises `ModelError`, `OSError`.
+    take the artefact's own graph, and vllm float32. The report says whether the target gives torch's label to at least
+    `least_agreement` in [0, 1] of the texts; the file stays where it does not. Raises `ModelError`, `OSError`.
     """
     if not texts:
         raise ModelError("An export is compared on real texts; name a file that has some with --data.")
+    if not 0.0 <= least_agreement <= 1.0:
+        raise ModelError(f"A least agreement of {least_agreement:g} is no share; choose one from 0 to 1.")
     say = on_line or (lambda line: None)
     spec = StudentSpec.read(artefact)
     if length < 2:
@@ -118,15 +138,17 @@ def export_for(
     expected = np.stack([trained(row) for row in whole])
     say(f"torch answered {len(texts):,} texts")
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{artefact.name}-{precision}{SUFFIXES[target]}"
+    if target == "vllm":
+        precision = "fp32"
+    file = out / (f"{artefact.name}-vllm" if target == "vllm" else f"{artefact.name}-{precision}{SUFFIXES[target]}")
     if target == "onnx" or target == "web":
-        return _graph(target, artefact, file, names, whole, expected, say)
+        return _graph(target, artefact, file, names, whole, expected, least_agreement, say)
 
     lengths = {name: min(length * PER_TOKEN.get(name, 1), longest(spec, name)) for name in names}
     fixed = target == "litert"
     rows = [[_padded(one, lengths[name]) for name, one in zip(names, row, strict=True)] for row in whole]
     cut = [any(one.shape[1] > lengths[name] for name, one in zip(names, row, strict=True)) for row in whole]
-    job = {
+    job: dict[str, Any] = {
         "target": target,
         "program": str(program.absolute()),
         "precision": precision,
@@ -134,6 +156,11 @@ def export_for(
         "lengths": lengths,
         "longest": {name: longest(spec, name) for name in names},
     }
+    given = rows if fixed else whole
+    if target == "vllm":
+        job |= _for_vllm(spec, tokenizer)
+        # vLLM gets the texts themselves, so that its own tokenizer is compared too.
+        given = [[np.frombuffer(prepare(text).encode(), dtype=np.uint8)] for text in texts]
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=out.absolute()) as work:
         staged = Path(work) / file.name
         job |= {"out": str(staged), "result": str(Path(work) / "result.json")}
@@ -143,15 +170,36 @@ def export_for(
         said = None
         if target != "coreml":
             inputs, answers = Path(work) / "inputs.npz", Path(work) / "answers.npy"
-            _save(inputs, names, rows if fixed else whole)
+            _save(inputs, job["names"], given)
             job |= {"inputs": str(inputs), "answers": str(answers)}
             answered = _python(target, job | {"do": "run"}, Path(work), say)
             said = np.load(answers)
+            said = said * np.float32(spec.temperature) if target == "vllm" else said
         _replace(staged, file)
     if target == "coreml":
         _save(out / "inputs.npz", names, whole)
         np.save(out / "expected.npy", expected)
-    return _report(target, precision, file, converted, answered, said, expected, cut if fixed else [False] * len(cut))
+    cut = cut if fixed else [False] * len(cut)
+    return _report(target, precision, file, converted, answered, said, expected, cut, least_agreement)
+
+
+def _for_vllm(spec: StudentSpec, tokenizer: Path) -> dict[str, Any]:
+    """What the job needs beside the weights. Raises `ModelError` where the student reads no whole texts of tokens."""
+    if spec.inputs != "tokens":
+        raise ModelError(
+            f"vLLM serves students cut from the encoder alone, and {spec.student_id} is {spec.architecture}; export it "
+            "with the target onnx and serve it on CPUs."
+        )
+    from stillhouse.distill.cut_encoder import encoder_source
+
+    return {
+        "names": ["text"],
+        "labels": list(spec.labels),
+        "temperature": spec.temperature,
+        "max_length": spec.max_length,
+        "tokenizer": str(tokenizer.absolute()),
+        "encoder": str(encoder_source() / "config.json"),
+    }
 
 
 def longest(spec: StudentSpec, name: str) -> int:
@@ -166,6 +214,7 @@ def _graph(
     names: list[str],
     rows: Rows,
     expected: NDArray[np.float32],
+    least_agreement: float,
     say: Callable[[str], None],
 ) -> TargetReport:
     """The artefact's own graph, in ONNX Runtime or ONNX Runtime Web."""
@@ -203,7 +252,8 @@ def _graph(
     shutil.copyfile(artefact / MODEL_FILE, file.with_name(f".{file.name}.tmp"))
     file.with_name(f".{file.name}.tmp").replace(file)
     converted = {"seconds": 0.0, "version": exporter}
-    return _report(target, "as served", file, converted, answered, np.stack(said), expected, [False] * len(expected))
+    cut = [False] * len(expected)
+    return _report(target, "as served", file, converted, answered, np.stack(said), expected, cut, least_agreement)
 
 
 def _report(
@@ -215,6 +265,7 @@ def _report(
     said: NDArray[np.float32] | None,
     expected: NDArray[np.float32],
     cut: list[bool],
+    least_agreement: float,
 ) -> TargetReport:
     difference, agreement = None, None
     if said is not None:
@@ -239,7 +290,16 @@ def _report(
         p95_ms=answered.get("p95_ms"),
         memory_bytes=answered.get("memory_bytes"),
         not_verified=NOT_VERIFIED[target],
+        verified=agreement is not None and agreement >= least_agreement,
+        verdict=_verdict(agreement, least_agreement, len(expected)),
     )
+
+
+def _verdict(agreement: float | None, least: float, count: int) -> str:
+    if agreement is None:
+        return "nothing was run on this machine"
+    found = f"gives torch's label to {agreement:.1%} of {count:,} texts"
+    return f"{found}, {'at least' if agreement >= least else 'under'} the {least:.1%} asked for"
 
 
 def _padded(ids: NDArray[np.int64], length: int) -> NDArray[np.int64]:
@@ -261,8 +321,8 @@ def _replace(staged: Path, file: Path) -> None:
     staged.replace(file)
 
 
-def _python(name: Name, job: dict[str, Any], work: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    _run([str(python_of(name, say)), str(JOB)], job, work, name, say)
+def _python(target: Target, job: dict[str, Any], work: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    _run([str(python_of(ENVIRONMENTS[target], say)), str(JOB)], job, work, target, say)
     found: dict[str, Any] = json.loads(Path(job["result"]).read_text(encoding="utf-8"))
     return found
 

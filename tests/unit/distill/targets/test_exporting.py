@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stillhouse.distill.export import export
-from stillhouse.distill.targets import job
+from stillhouse.distill.targets import exporting, job
 from stillhouse.distill.targets.exporting import TARGETS, _padded, export_for
 from stillhouse.distill.targets.program import load_program, program_path, save_program
 from stillhouse.distill.training import predict, train
@@ -62,6 +62,30 @@ def test_the_graph_that_serves_is_compared_with_torch(home, tmp_path) -> None:
     assert report.bytes == (artefact / "model.onnx").stat().st_size
 
 
+def test_a_report_says_whether_it_is_verified_and_why(home, tmp_path, monkeypatch) -> None:
+    artefact, _ = home
+    asked = [one.text for one in texts(50, seed=5)]
+    report = export_for("onnx", artefact, asked, tmp_path)
+    assert report.verified
+    assert report.verdict == "gives torch's label to 100.0% of 50 texts, at least the 97.0% asked for"
+    answers = exporting.load_program(program_path(artefact))
+    turned = iter([-1.0] * 10 + [1.0] * 40)  # torch says the opposite of ten texts
+    monkeypatch.setattr(exporting, "load_program", lambda path: lambda row: answers(row) * next(turned))
+    low = export_for("onnx", artefact, asked, tmp_path, least_agreement=0.81)
+    assert not low.verified
+    assert low.verdict == "gives torch's label to 80.0% of 50 texts, under the 81.0% asked for"
+    assert (tmp_path / "toy.onnx").is_file(), "what is not verified is kept"
+    assert exporting._verdict(None, 0.97, 50) == "nothing was run on this machine"
+    with pytest.raises(ModelError, match=r"A least agreement of 1\.5 is no share"):
+        export_for("onnx", artefact, asked, tmp_path, least_agreement=1.5)
+
+
+def test_vllm_is_refused_to_what_is_not_cut_from_the_encoder(home, tmp_path) -> None:
+    artefact, _ = home
+    with pytest.raises(ModelError, match="cut from the encoder alone, and toy is hashed_ngrams"):
+        export_for("vllm", artefact, ["order"], tmp_path)
+
+
 def test_a_missing_program_and_no_texts_are_one_sentence(home, tmp_path) -> None:
     artefact, _ = home
     with pytest.raises(ModelError, match="no trained module is kept there"):
@@ -100,4 +124,4 @@ def test_a_job_runs_each_input_and_keeps_its_answers(tmp_path) -> None:
 def test_padding_cuts_and_fills() -> None:
     assert _padded(np.array([[7, 8, 9]]), 2).tolist() == [[7, 8]]
     assert _padded(np.array([[7]]), 3).tolist() == [[7, 0, 0]]
-    assert set(TARGETS) == {"onnx", "litert", "coreml", "executorch", "web"}
+    assert set(TARGETS) == {"onnx", "litert", "coreml", "executorch", "web", "vllm"}
