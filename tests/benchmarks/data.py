@@ -20,12 +20,16 @@ SHARED = Path(os.environ.get("STILLHOUSE_BENCH_DATA", ROOT.parent / "shared" / "
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text; `label` is the truth, `teacher` a recorded teacher's answer where the file has one."""
+    """One text; `label` is the truth, `teacher` a recorded teacher's answer where the file has one.
+
+    `domain`: the group that its label belongs to, where the file says so.
+    """
 
     text: str
     label: str
     teacher: str | None = None
     timestamp: str | None = None
+    domain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _row(raw: dict[str, Any]) -> Row:
     try:
         label = raw.get("gold") or raw.get("label") or raw["teacher"]
-        return Row(str(raw["text"]), str(label), raw.get("teacher"), raw.get("timestamp"))
+        return Row(str(raw["text"]), str(label), raw.get("teacher"), raw.get("timestamp"), raw.get("domain"))
     except KeyError as error:
         sys.exit(f"A row has no {error.args[0]!r}; every row needs text and label.")

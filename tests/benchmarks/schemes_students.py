@@ -6,7 +6,7 @@ are paired. Of the encoder the embeddings and the lowest layer never change; the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,11 +141,19 @@ class Part:
         return said
 
     def logits(self, module: nn.Module) -> NDArray[np.float32]:
-        """What `module` answers to all texts, [n, labels]; texts of about one length go together."""
+        """What `module` answers to all texts, [n, labels]."""
+        return self._all(module, lambda said: said.logits)
+
+    def vectors(self, module: nn.Module) -> NDArray[np.float32]:
+        """What its head looks at, [n, width]."""
+        return self._all(module, lambda said: said.embedding)
+
+    def _all(self, module: nn.Module, of: Callable[[Outputs], Tensor | None]) -> NDArray[np.float32]:
+        """One of the outputs for all texts; texts of about one length go together."""
         module.eval()
         order = np.argsort([len(ids) for ids in self.tokens], kind="stable")
         with torch.no_grad():
-            parts = [self.says(module, order[start : start + 64].tolist()).logits for start in range(0, len(order), 64)]
+            parts = [of(self.says(module, order[start : start + 64].tolist())) for start in range(0, len(order), 64)]
         found = torch.cat([part for part in parts if part is not None]).numpy()
         in_order = np.empty_like(found)
         in_order[order] = found

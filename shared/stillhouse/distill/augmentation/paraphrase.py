@@ -4,6 +4,9 @@ The teacher writes each text anew; what it answers to its own words must be the 
 is asked for, and in the end the text stays as it is. Consistency filtering as in back-translation for UDA (Xie et al.
 1904.12848) and ZeroGen's self-check (Ye et al. 2202.07922). Takes any `ask` that is a coroutine from a prompt to text.
 
+No benchmark measures whether it helps: it needs a teacher that writes. The one that is small enough for the benchmarks'
+machine, SmolLM2-135M-Instruct, answers such messages in the place of saying them otherwise.
+
 >>> import asyncio
 >>> async def ask(prompt: str) -> str:
 ...     return "where has my parcel got to"
