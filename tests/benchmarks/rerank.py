@@ -128,13 +128,12 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     learnt = taught(teacher, [*judged, *hard(lists.unjudged, lexicon, DOCUMENTS)])
     chosen = taught(teacher, select)
     folders: dict[str, list[Path]] = {"teacher": [teacher]}
-    # Seeds outside, so that an interrupted benchmark has figures of every student.
+    runs = [(seed, name) for seed in range(1 if quick else SEEDS) for name in STUDENTS if seed == 0 or name in SEVERAL]
+    runs.sort(key=lambda one: (one[0] > 0, one[1] == KEPT))  # one seed of all first: each is there if interrupted
     try:
-        for seed in range(1 if quick else SEEDS):
-            for name, candidate in STUDENTS.items():
-                if seed == 0 or name in SEVERAL:
-                    one = candidate.model_copy(update={"seed": seed})
-                    folders.setdefault(name, []).append(trained(f"{name}-{seed}", one, learnt, chosen, lexicon))
+        for seed, name in runs:
+            one = STUDENTS[name].model_copy(update={"seed": seed})
+            folders.setdefault(name, []).append(trained(f"{name}-{seed}", one, learnt, chosen, lexicon))
     except KeyboardInterrupt:
         if folders.keys() < STUDENTS.keys():
             raise
