@@ -59,5 +59,9 @@ def _untransformed(quantile: float, skewness: float) -> float:
 
 
 def _skewness(values: Sequence[float]) -> float:
-    squares = math.fsum(value**2 for value in values) / len(values)
-    return math.fsum(value**3 for value in values) / len(values) / squares**1.5 if squares > 0 else 0.0
+    largest = max(map(abs, values))
+    if largest == 0.0:
+        return 0.0
+    scaled = [value / largest for value in values]  # has no scale, and powers of tiny costs would be 0
+    squares = math.fsum(value**2 for value in scaled) / len(scaled)
+    return math.fsum(value**3 for value in scaled) / len(scaled) / squares**1.5

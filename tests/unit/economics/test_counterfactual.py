@@ -25,6 +25,12 @@ def test_a_census_has_no_error() -> None:
     assert found.estimate == found.lower == found.upper == pytest.approx(sum(costs))
 
 
+def test_costs_whose_powers_vanish_are_costs_like_others() -> None:
+    found = teacher_total(30, [(0.0, 1.0)] * 29 + [(8e-115, 1.0)])
+    assert found is not None
+    assert 0.0 <= found.lower <= found.estimate <= found.upper
+
+
 def test_weights_undo_unequal_chances() -> None:
     """An hour with pi = 1 among hours with pi = 0.1 must not count ten times."""
     found = teacher_total(2000, [(0.01, 1.0)] * 1000 + [(0.002, 0.1)] * 100)

@@ -21,6 +21,12 @@ def forward_kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def require_one_shape(p: Tensor, q: Tensor) -> None:
-    """ValueError, with both shapes, where teacher `p` and student `q` differ: nothing may be broadcast."""
+    """ValueError, with both shapes, where teacher `p` and student `q` differ: nothing may be broadcast.
+
+    >>> import torch
+    >>> require_one_shape(torch.zeros(5, 4), torch.zeros(1, 4))
+    Traceback (most recent call last):
+    ValueError: teacher and student must be of one shape; they are (5, 4) and (1, 4)
+    """
     if p.shape != q.shape:
         raise ValueError(f"teacher and student must be of one shape; they are {tuple(p.shape)} and {tuple(q.shape)}")
