@@ -2,8 +2,8 @@
 
 Each seed draws the texts that teach and choose, and the students' start; all rows of one seed share them. A row's
 difference from its baseline is taken seed by seed, with a t interval over the seeds: it says whether the scheme helps a
-student of this kind on this data, not by how much it would on yours. Nothing was tuned: of many rows about one in
-twenty leaves 0 out by chance.
+student of this kind on this data, not by how much it would on yours. Nothing was tuned but the temperature of `tags`
+(1, with a seed that does not judge), and of many rows about one in twenty leaves 0 out by chance.
 
 Rows `asked_...` begin with 500 texts and ask about 500 of 2,500 others. Rows `..._bits` round the linear layers of deep
 n-grams; `longer` learns as many steps more as QAT does. Rows `second_half...` have learnt every second label before the

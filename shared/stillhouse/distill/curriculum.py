@@ -5,6 +5,8 @@ grows with training (equation 5, p = 2 is the paper's square root):
 
     c(t) = min(1, (t (1 - c0^p) + c0^p)^(1/p)),  t: the share of the curriculum that is over.
 
+On clinc150 students of n-grams agree less with a curriculum, most so by loss: `make bench NAME=schemes`.
+
 >>> import numpy as np
 >>> soft = np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3]])
 >>> Curriculum.of(by_teacher_confidence(soft), start=0.3).taught(0.0).tolist()

@@ -3,6 +3,8 @@
 Annealing the temperature starts from the teacher's softest shape and ends at its own (Jafari et al. 2104.07163);
 moving alpha from 0 to 1 starts from the teacher and ends at the labels (Clark et al. 1907.04829, teacher annealing).
 
+On clinc150 students of n-grams agree less with either shape than without: `make bench NAME=schemes`.
+
 >>> softer = Schedule(4.0, 1.0, "linear")
 >>> [softer.at(progress) for progress in (0.0, 0.5, 1.0)]
 [4.0, 2.5, 1.0]

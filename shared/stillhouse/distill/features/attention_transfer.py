@@ -3,6 +3,8 @@
 The map of states A is F(A) = sum over width of |A|^p, one number a token (section 3.1), of length 1 over the tokens of
 a text. Widths may differ, so nothing is projected. The loss is the squared distance of the two maps (equation 2, with
 the square that the authors' code has, whose gradient is bounded at 0).
+
+On clinc150 not shown to help: `make bench NAME=methods`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 FitNets (Romero et al. 1412.6550, equation 3): 1/2 ||teacher - r(student)||^2, here as a mean over entries, with r a
 `Projection`. DistilBERT (Sanh et al. 1910.01108, section 2): 1 - cosine of the two vectors of each token.
+
+On clinc150 the cosine helps a little, the squared error is not shown to: `make bench NAME=methods`.
 """
 
 from __future__ import annotations
