@@ -64,4 +64,4 @@ def _skewness(values: Sequence[float]) -> float:
         return 0.0
     scaled = [value / largest for value in values]  # has no scale, and powers of tiny costs would be 0
     squares = math.fsum(value**2 for value in scaled) / len(scaled)
-    return math.fsum(value**3 for value in scaled) / len(scaled) / squares**1.5
+    return math.fsum(value**3 for value in scaled) / len(scaled) / math.sqrt(squares) ** 3
