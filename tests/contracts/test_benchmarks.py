@@ -45,7 +45,11 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "schemes": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci", "accuracy", "against"},
-        {"hard", "direct", "mutual", "born_again", "curriculum", "token_dropout", "mixup", "five_teachers_averaged"},
+        {
+            *("hard", "direct", "mutual", "born_again", "curriculum", "token_dropout", "mixup"),
+            *("five_teachers_averaged", "asked_by_badge", "second_half_replay_and_kl", "deep3_4_bits_qat"),
+            *("yes_or_no_distilled", "tags_distilled", "score_of_teacher"),
+        },
     ),
     "export": (
         {"bytes", "agreement_with_torch", "max_abs_logit_difference", "n_compared", "not_verified"},
