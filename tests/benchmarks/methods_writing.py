@@ -79,7 +79,10 @@ HEADINGS = (
 
 
 def run(quick: bool, data: Path | None) -> dict[str, Any]:
-    """The result file of this benchmark; runs that were kept are not done again."""
+    """The result file of this benchmark; runs that were kept are not done again.
+
+    Interrupted, it gives the figures of the seeds that every method has; there must be two.
+    """
     begun = meta.start()
     home = HOME if data is None and not quick else Path(tempfile.mkdtemp(prefix="methods-writing-"))
     learnt, seeds = (16, 1) if quick else (LEARNT, SEEDS)
@@ -90,9 +93,16 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     texts = taught[:: len(taught) // learnt][:learnt]  # texts of one answer stand together
     room = _Room(home, _teacher(home, taught, select), texts, select, asked)
     runs = {name: [room.once(name, 0)] for name in ONCE}
-    for seed in range(seeds):
-        for name in (*METHODS, AWARE):
-            runs.setdefault(name, []).append(room.once(name, seed))
+    taught_by = (*METHODS, AWARE)
+    try:
+        for seed in range(seeds):
+            for name in taught_by:
+                runs.setdefault(name, []).append(room.once(name, seed))
+    except KeyboardInterrupt:
+        seeds = min(len(runs.get(name, ())) for name in taught_by)
+        if seeds < 2:
+            raise
+        runs |= {name: runs[name][:seeds] for name in taught_by}
     baselines = dict.fromkeys(METHODS, runs[BASELINE]) | {AWARE: runs[ROUNDED] * seeds}
     result: dict[str, Any] = {name: _figures(of, baselines.get(name)) for name, of in runs.items()}
     packages = ("torch", "transformers", "peft")
