@@ -1,14 +1,18 @@
-"""`methods_writing`: what a local teacher's probabilities add, where a student that writes is cut from it in depth.
+"""`methods_writing`: what a local teacher's probabilities add, where a student that writes is cut from it.
 
 SmolLM2-135M-Instruct is fine-tuned on recorded answers (LoRA, one pass); that is the teacher. Every student is the
-teacher with only its 16 most influential layers of 30 (ShortGPT), healed by LoRA from the same few recorded answers,
-for the same number of steps and at the same rate: by the answers alone (`hard`, the baseline), by a divergence from the
+teacher with its 28 most influential layers of 30 (ShortGPT), healed by LoRA from the same few recorded answers, for the
+same number of steps and at the same rate: by the answers alone (`hard`, the baseline), by a divergence from the
 teacher's probabilities at those answers, kept whole or as its 20 likeliest tokens with the mass of the others
-(`top_k`, forward KL), or with half of the steps on answers that the student drew itself (`on_policy`, JSD). `unhealed`
-is the teacher cut and no more. The metric is the share of JSON fields that are those of recorded answers which share
-nothing with what was learned, decoded greedily; seeds change the order of the texts, the adapters' start and what is
-drawn. Differences are from the baseline with the same seed, with Student's 95 % interval over seeds. Few texts
-and few steps, so that the whole takes half an hour on one core: an interval that holds 0 shows no gain.
+(`top_k`, forward KL), or on answers that the student drew itself (`on_policy`: half of the steps, JSD; `minillm`: all
+of them). `width` leaves out as many weights in neurons instead of layers, and heals by the answers. `unhealed` and
+`unhealed_width` are the teacher cut and no more. `rounding_aware` is the teacher on the grid of W4A16 after one pass of
+learning on that grid from itself, beside the teacher rounded and no more (`rounded`).
+
+The metric is the share of JSON fields that are those of recorded answers which share nothing with what was learned,
+decoded greedily; seeds change the order of the texts, the adapters' start and what is drawn. Differences are from the
+baseline (with the same seed, where it has seeds), with Student's 95 % interval over seeds. Few texts and few steps, so
+that a run takes a minute or two of one thread: an interval that holds 0 shows no gain.
 """
 
 from __future__ import annotations
@@ -16,11 +20,11 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -29,8 +33,10 @@ import torch
 from scipy import stats
 
 from stillhouse.distill.causal_lm.base import load_model, load_tokenizer
-from stillhouse.distill.causal_lm.examples import Encoded, WrittenText, encode
+from stillhouse.distill.causal_lm.examples import WrittenText, encode
+from stillhouse.distill.causal_lm.quantisation_aware import learn_rounded
 from stillhouse.distill.causal_lm.sft import tune
+from stillhouse.distill.compression.rounding import round_layers
 from stillhouse.distill.pruning.prune import prune
 from stillhouse.files import read_json, write_json
 from stillhouse.tasks import LanguageModel
@@ -41,9 +47,10 @@ from tests.benchmarks.report import table
 from tests.benchmarks.writing_data import BASE, answers, base
 
 HOME = meta.ROOT / ".stillhouse" / "bench" / "methods_writing"
-TAUGHT, LEARNT, ASKED = 96, 24, 20  # texts: of the teacher, of the students, and those that judge
+TAUGHT, LEARNT, ASKED = 96, 24, 24  # texts: of the teacher, of the students, and those that judge
 SELECT = 2  # more texts choose the part of a run that is kept
-EPOCHS, RATE, STEP_TOKENS, LAYERS = 1.0, 1e-3, 512, 16
+EPOCHS, RATE, STEP_TOKENS = 1.0, 1e-3, 512
+LAYERS, NEURONS = 28, 0.91  # both leave out a fifteenth of the layers' weights
 SEEDS = 5
 LONGEST = 64  # tokens of an answer; recorded ones have at most about 60
 BASELINE = "hard"
@@ -53,9 +60,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "reverse_kl": {"objective": "reverse_kl"},
     "jsd": {"objective": "jsd"},
     "skew_kl": {"objective": "skew_kl"},
+    "skew_reverse_kl": {"objective": "skew_reverse_kl"},
     "top_k": {"objective": "forward_kl", "top_k": 20},
     "on_policy": {"objective": "jsd", "on_policy": 0.5},
+    "minillm": {"objective": "minillm", "on_policy": 1.0},
+    "width": {},
 }
+AWARE, ROUNDED = "rounding_aware", "rounded"
+ONCE = ("teacher", "unhealed", "unhealed_width", ROUNDED)  # nothing learns, so one seed says all
 HEADINGS = (
     "method",
     "fields right",
@@ -67,7 +79,10 @@ HEADINGS = (
 
 
 def run(quick: bool, data: Path | None) -> dict[str, Any]:
-    """The result file of this benchmark."""
+    """The result file of this benchmark; runs that were kept are not done again.
+
+    Interrupted, it gives the figures of the seeds that every method has; there must be two.
+    """
     begun = meta.start()
     home = HOME if data is None and not quick else Path(tempfile.mkdtemp(prefix="methods-writing-"))
     learnt, seeds = (16, 1) if quick else (LEARNT, SEEDS)
@@ -76,32 +91,20 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     taught = found.learnt[: 40 if quick else TAUGHT]
     texts = taught[:: len(taught) // learnt][:learnt]  # texts of one answer stand together
-    teacher = _teacher(home, taught, select)
-    tokenizer = load_tokenizer(teacher)
-    judged, _ = encode(tokenizer, asked, 768)
-    runs: dict[str, list[dict[str, float]]] = {}
-    for seed in range(seeds):
-        for method in METHODS:
-            kept = home / "runs" / f"{method}-{seed}.json"
-            figures: dict[str, float] | None = read_json(kept)
-            if figures is None:
-                before = time.process_time()
-                model = _student(home, teacher, method, texts, select, seed)
-                minutes = (time.process_time() - before) / 60
-                figures = _judge(model, tokenizer, judged, asked) | {"minutes": minutes}
-                kept.parent.mkdir(exist_ok=True)
-                write_json(kept, figures)
-                print(f"{method} {seed}: {json.dumps(figures)}", flush=True)
-                del model
-                gc.collect()
-            runs.setdefault(method, []).append(figures)
-    once = {name: read_json(home / "runs" / f"{name}.json") for name in ("teacher", "unhealed")}
-    for name in once:
-        if once[name] is None:
-            once[name] = _once(name, teacher, tokenizer, judged, asked, texts)
-            write_json(home / "runs" / f"{name}.json", once[name])
-    result: dict[str, Any] = {name: _figures(of, runs[BASELINE]) for name, of in runs.items()}
-    result |= {name: _figures([of], None) for name, of in once.items() if of is not None}
+    room = _Room(home, _teacher(home, taught, select), texts, select, asked)
+    runs = {name: [room.once(name, 0)] for name in ONCE}
+    taught_by = (*METHODS, AWARE)
+    try:
+        for seed in range(seeds):
+            for name in taught_by:
+                runs.setdefault(name, []).append(room.once(name, seed))
+    except KeyboardInterrupt:
+        seeds = min(len(runs.get(name, ())) for name in taught_by)
+        if seeds < 2:
+            raise
+        runs |= {name: runs[name][:seeds] for name in taught_by}
+    baselines = dict.fromkeys(METHODS, runs[BASELINE]) | {AWARE: runs[ROUNDED] * seeds}
+    result: dict[str, Any] = {name: _figures(of, baselines.get(name)) for name, of in runs.items()}
     packages = ("torch", "transformers", "peft")
     result["meta"] = meta.finish(begun, repeats=seeds, quick=quick, data=found.name, packages=packages)
     result["meta"]["texts"] = {"taught": len(taught), "learnt": len(texts), "asked": len(asked)}
@@ -151,7 +154,7 @@ def _teacher(home: Path, taught: Sequence[WrittenText], select: Sequence[Written
             select,
             on_progress=lambda part: print(f"teacher {part.fraction:.0%}, loss {part.select_loss:.3f}", flush=True),
             checkpoint_dir=checkpoints,
-            threads=_threads(),
+            threads=1,
         )
         staging = home / ".teacher"
         tuned.model.save_pretrained(str(staging), safe_serialization=True)
@@ -161,75 +164,123 @@ def _teacher(home: Path, taught: Sequence[WrittenText], select: Sequence[Written
     return folder
 
 
-def _student(
-    home: Path, teacher: Path, method: str, learnt: Sequence[WrittenText], select: Sequence[WrittenText], seed: int
-) -> Any:
-    candidate = _candidate(teacher, method, seed)
-    with tempfile.TemporaryDirectory(dir=home) as scratch:
-        if candidate.teacher_model is not None:
-            # What the teacher says of the texts is the same for every seed and every divergence.
-            scores = home / f"scores-{candidate.top_k or 'states'}"
-            scores.mkdir(exist_ok=True)
-            (Path(scratch) / "scores").symlink_to(scores.absolute())
-        tuned = tune(
-            candidate,
-            teacher,
-            learnt,
-            select,
-            on_progress=lambda part: None,
-            checkpoint_dir=Path(scratch),
-            threads=_threads(),
-            teacher=teacher if candidate.teacher_model is not None else None,
+def _cut(home: Path, teacher: Path, how: str, texts: Sequence[WrittenText]) -> Path:
+    """The folder of the teacher cut in depth (`layers`) or `width`, made once: healing starts from it."""
+    folder = home / how
+    if not folder.is_dir():
+        kept = {"keep_layers": LAYERS} if how == "layers" else {"keep_neurons": NEURONS}
+        tokenizer = load_tokenizer(teacher)
+        model = load_model(teacher, tokenizer)
+        candidate = LanguageModel.model_validate({"architecture": "causal_lm", "base": str(teacher), **kept})
+        prune(model, candidate, encode(tokenizer, texts, 768)[0], int(tokenizer.eos_token_id))
+        staging = home / f".{how}"
+        model.save_pretrained(str(staging), safe_serialization=True)
+        tokenizer.save_pretrained(str(staging))
+        staging.rename(folder)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What all runs share."""
+
+    home: Path
+    teacher: Path
+    texts: list[WrittenText]
+    select: list[WrittenText]
+    asked: list[WrittenText]
+
+    def once(self, name: str, seed: int) -> dict[str, float]:
+        """One run's figures: of a run that was kept, or of one that is kept now."""
+        kept = self.home / "runs" / f"{name}-{seed}.json"
+        found: dict[str, float] | None = read_json(kept)
+        if found is None:
+            before = time.process_time()
+            model = self._model(name, seed)
+            minutes = (time.process_time() - before) / 60
+            found = _judge(model, load_tokenizer(self.teacher), self.asked) | {"minutes": minutes}
+            kept.parent.mkdir(exist_ok=True)
+            write_json(kept, found)
+            print(f"{name} {seed}: {json.dumps(found)}", flush=True)
+            del model
+            gc.collect()
+        return found
+
+    def _model(self, name: str, seed: int) -> Any:
+        tokenizer = load_tokenizer(self.teacher)
+        if name == AWARE:
+            return self._rounded_aware(tokenizer, seed)
+        if name in METHODS:
+            return self._healed(name, seed)
+        if name.startswith("unhealed"):
+            return load_model(self._cut_as(name), tokenizer)
+        model = load_model(self.teacher, tokenizer)
+        if name == ROUNDED:
+            round_layers(model, "w4a16")
+        return model
+
+    def _cut_as(self, name: str) -> Path:
+        return _cut(self.home, self.teacher, "width" if name.endswith("width") else "layers", self.texts)
+
+    def _healed(self, name: str, seed: int) -> Any:
+        base, given = self._cut_as(name), METHODS[name]
+        candidate = LanguageModel(
+            architecture="causal_lm",
+            base=str(base),
+            method="lora",
+            teacher_model=str(self.teacher) if "objective" in given else None,
+            epochs=EPOCHS,
+            learning_rate=RATE,
+            batch_size=STEP_TOKENS,
+            step_tokens=STEP_TOKENS,
+            max_new_tokens=LONGEST,
+            seed=seed,
+            **given,
         )
-    return tuned.model
+        with tempfile.TemporaryDirectory(dir=self.home) as scratch:
+            if candidate.teacher_model is not None:
+                # What the teacher says of the texts is the same for every seed and every divergence.
+                scores = self.home / f"scores-{candidate.top_k or 'states'}"
+                scores.mkdir(exist_ok=True)
+                (Path(scratch) / "scores").symlink_to(scores.absolute())
+            tuned = tune(
+                candidate,
+                base,
+                self.texts,
+                self.select,
+                on_progress=lambda part: None,
+                checkpoint_dir=Path(scratch),
+                threads=1,
+                teacher=self.teacher if candidate.teacher_model is not None else None,
+            )
+        return tuned.model
 
-
-def _candidate(teacher: Path, method: str, seed: int) -> LanguageModel:
-    given = METHODS[method]
-    return LanguageModel(
-        architecture="causal_lm",
-        base=str(teacher),
-        method="lora",
-        teacher_model=str(teacher) if "objective" in given else None,
-        keep_layers=LAYERS,
-        epochs=EPOCHS,
-        learning_rate=RATE,
-        batch_size=STEP_TOKENS,
-        step_tokens=STEP_TOKENS,
-        max_new_tokens=LONGEST,
-        seed=seed,
-        **given,
-    )
-
-
-def _cut(teacher: Path, tokenizer: Any, encoded: Sequence[Encoded]) -> Any:
-    model = load_model(teacher, tokenizer)
-    prune(model, _candidate(teacher, BASELINE, 0), encoded, int(tokenizer.eos_token_id))
-    return model
-
-
-def _once(
-    name: str,
-    teacher: Path,
-    tokenizer: Any,
-    judged: Sequence[Encoded],
-    asked: Sequence[WrittenText],
-    learnt: Sequence[WrittenText],
-) -> dict[str, float]:
-    """The teacher itself, or what is left of it before anything is healed."""
-    encoded, _ = encode(tokenizer, learnt, 768)
-    model = load_model(teacher, tokenizer) if name == "teacher" else _cut(teacher, tokenizer, encoded)
-    return _judge(model, tokenizer, judged, asked) | {"minutes": 0.0}
+    def _rounded_aware(self, tokenizer: Any, seed: int) -> Any:
+        candidate = LanguageModel(
+            architecture="causal_lm",
+            base=str(self.teacher),
+            quantization_aware_epochs=EPOCHS,
+            batch_size=STEP_TOKENS,
+            step_tokens=STEP_TOKENS,
+            seed=seed,
+        )
+        with tempfile.TemporaryDirectory(dir=self.home) as scratch:
+            out = Path(scratch) / "learnt"
+            learn_rounded(candidate, self.teacher, out, "w4a16", self.texts, self.select, threads=1)
+            model = load_model(out, tokenizer)
+        round_layers(model, "w4a16")
+        return model
 
 
 @torch.no_grad()
-def _judge(model: Any, tokenizer: Any, judged: Sequence[Encoded], asked: Sequence[WrittenText]) -> dict[str, float]:
+def _judge(model: Any, tokenizer: Any, asked: Sequence[WrittenText]) -> dict[str, float]:
     """Shares of fields and of whole answers that are right, decoded greedily."""
     model.eval()
+    judged, _ = encode(tokenizer, asked, 768)
     end = int(tokenizer.eos_token_id)
     said: list[str] = []
-    for start in range(0, len(judged), 20):
-        chosen = judged[start : start + 20]
+    for start in range(0, len(judged), ASKED):
+        chosen = judged[start : start + ASKED]
         widest = max(one.answer_at for one in chosen)
         ids = torch.full((len(chosen), widest), end)
         mask = torch.zeros((len(chosen), widest), dtype=torch.long)
@@ -251,10 +302,6 @@ def _judge(model: Any, tokenizer: Any, judged: Sequence[Encoded], asked: Sequenc
         "fields": mean(scores),
         "exact": mean(score == 1.0 for score in scores),
     }
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def show(result: dict[str, Any]) -> str:

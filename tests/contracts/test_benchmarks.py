@@ -62,7 +62,7 @@ SHAPES: dict[str, tuple[set[str], set[str]]] = {
     "tuning": ({"tokens_per_s", "times_trl", "cpu_s_per_1k_tokens", "loss"}, {"stillhouse", "trl"}),
     "methods_writing": (
         {"metric", "mean", "std", "seeds", "hard_label_baseline_mean", "difference_ci"},
-        {"hard", "forward_kl", "reverse_kl", "jsd", "skew_kl", "top_k", "on_policy"},
+        {"hard", "forward_kl", "skew_reverse_kl", "top_k", "on_policy", "minillm", "width", "rounding_aware"},
     ),
     "serving": (
         {"tokens_per_cpu_s", "tokens_per_s", "p50_s_alone", "bytes", "agreement", "failed"},
