@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from functools import partial
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -179,7 +180,13 @@ async def test_the_asyncapi_document_is_printed(typed) -> None:
 async def test_alerts_are_followed_until_ctrl_c(typed) -> None:
     code = "import sys; sys.argv[0] = 'stillhouse'; from stillhouse.cli import main; main()"
     arguments = ["-c", code, "alerts", "--follow", "--json", "--task", "t"]
-    follower = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    follower = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        # A shell lets its background jobs ignore SIGINT, and so do their children: this one is to heed it.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         async with asyncio.timeout(60):
             assert json.loads(await follower.stdout.readline())["audits"] == 300
