@@ -40,7 +40,7 @@ from stillhouse.tasks import StudentCandidate
 from tests.benchmarks import meta
 from tests.benchmarks.methods import paired_interval
 from tests.benchmarks.population import prepare
-from tests.benchmarks.report import percent, table
+from tests.benchmarks.report import percent, table, whole_seeds
 
 CUTS = ((2, 1.0), (3, 1.0), (3, 0.5), (4, 1.0), (6, 1.0))  # layers, share of heads and neurons
 SMALL = {
@@ -102,9 +102,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
                     result[name] = costs | _measured(student, name)
                 print(f"{name}, seed {seed}: {predicted:.3f} predicted, {reached.agreement:.3f}", file=sys.stderr)
     except KeyboardInterrupt:
-        seeds = min(map(len, runs.values()))
-        if seeds < 2:
-            raise
+        seeds = whole_seeds(runs)
         runs = {name: found[:seeds] for name, found in runs.items()}
     for name, found in runs.items():
         result[name] |= _quality(found) | {"n_test": len(judged)}

@@ -31,7 +31,7 @@ from tests.benchmarks import meta
 from tests.benchmarks.data import load, shared
 from tests.benchmarks.methods import paired_interval
 from tests.benchmarks.peers import HOME
-from tests.benchmarks.report import percent, rate, table
+from tests.benchmarks.report import percent, rate, table, whole_seeds
 
 POOL, LEARN, SELECT, KNOWN, ASKED, PAIRS = 4000, 2000, 500, 2000, 1000, 20_000
 SEEDS, QUICK_SEEDS = 5, 2
@@ -122,9 +122,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
                         result[name] = _file(Path(scratch), judged)
                 print(f"{name}, seed {seed}: {runs[name][-1]}", file=sys.stderr)
     except KeyboardInterrupt:
-        seeds = min(map(len, runs.values()))
-        if seeds < 2:
-            raise
+        seeds = whole_seeds(runs)
         runs = {name: found[:seeds] for name, found in runs.items()}
     for name, found in runs.items():
         result[name] |= summary(found, runs[name.split("_vector")[0].split("_similarity")[0]])

@@ -44,7 +44,7 @@ from tests.benchmarks import meta
 from tests.benchmarks.classroom import Classroom, Lesson, judged_logits, learn, lesson, open_room
 from tests.benchmarks.data import Data, load, shared
 from tests.benchmarks.peers import HOME
-from tests.benchmarks.report import percent, table
+from tests.benchmarks.report import percent, table, whole_seeds
 
 # Methods for which both of the student's layers learn, beside hard labels for which they do.
 BOTH = "hard_labels_both_layers"
@@ -115,9 +115,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
             for name, method in METHODS.items():
                 kept[name].append(_once(room, name, method, seed))
     except KeyboardInterrupt:
-        seeds = min(map(len, kept.values()))
-        if seeds < 2:
-            raise
+        seeds = whole_seeds(kept)
         kept = {name: runs[:seeds] for name, runs in kept.items()}
     result: dict[str, Any] = {name: summary(runs, kept[BASELINES.get(name, BASELINE)]) for name, runs in kept.items()}
     for name, baseline in BASELINES.items():

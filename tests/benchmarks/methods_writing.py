@@ -43,7 +43,7 @@ from stillhouse.tasks import LanguageModel
 from stillhouse.tasks.comparators.fields import field_score
 from stillhouse.tasks.comparators.settings import JsonFields
 from tests.benchmarks import meta
-from tests.benchmarks.report import table
+from tests.benchmarks.report import table, whole_seeds
 from tests.benchmarks.writing_data import BASE, answers, base
 
 HOME = meta.ROOT / ".stillhouse" / "bench" / "methods_writing"
@@ -99,9 +99,7 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
             for name in taught_by:
                 runs.setdefault(name, []).append(room.once(name, seed))
     except KeyboardInterrupt:
-        seeds = min(len(runs.get(name, ())) for name in taught_by)
-        if seeds < 2:
-            raise
+        seeds = whole_seeds({name: runs.get(name, ()) for name in taught_by})
         runs |= {name: runs[name][:seeds] for name in taught_by}
     baselines = dict.fromkeys(METHODS, runs[BASELINE]) | {AWARE: runs[ROUNDED] * seeds}
     result: dict[str, Any] = {name: _figures(of, baselines.get(name)) for name, of in runs.items()}

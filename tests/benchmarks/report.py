@@ -16,6 +16,17 @@ RESULTS = ROOT / "tests" / "benchmarks" / "results"
 QUICK_RESULTS = ROOT / ".stillhouse" / "bench" / "quick"
 
 
+def whole_seeds(runs: Mapping[str, Sequence[Any]]) -> int:
+    """How many seeds every one of `runs` has, where it was interrupted: what came after them does not count.
+
+    Raises `KeyboardInterrupt` for fewer than two, which have no spread.
+    """
+    seeds = min(map(len, runs.values()))
+    if seeds < 2:
+        raise KeyboardInterrupt
+    return seeds
+
+
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result file at once, keys in the order given, numbers rounded to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)

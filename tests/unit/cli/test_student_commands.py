@@ -12,12 +12,8 @@ from stillhouse.cli import app
 from stillhouse.cli.labelled import read_texts
 from stillhouse.distill import cut_encoder
 from stillhouse.distill.architecture import cost_model, encoder_graph, loading, quality, small_students
-from stillhouse.distill.export import export
-from stillhouse.distill.targets.program import program_path, save_program
-from stillhouse.distill.training import train
-from stillhouse.tasks import StudentCandidate
 from tests.unit.distill.architecture.test_design import CURVES, SMALL, TEACHER, TRUE, true_cost
-from tests.unit.distill.toy import LABELS, texts
+from tests.unit.distill.toy import LABELS, kept_student, texts
 
 
 @pytest.mark.parametrize(
@@ -66,23 +62,7 @@ def test_data_that_cannot_be_read_is_one_sentence(command, name, content, said, 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory):
     """A home with the student `toy`: its artefact, and its program as the trainer keeps it."""
-    home = tmp_path_factory.mktemp("home")
-    folder, checkpoints = home / "artefacts" / "toy", home / "checkpoints"
-    folder.mkdir(parents=True)
-    checkpoints.mkdir()
-    candidate = StudentCandidate(architecture="hashed_ngrams", dim=16, epochs=6, batch_size=16, buckets=1 << 12)
-    trained = train(
-        candidate,
-        LABELS,
-        texts(160),
-        texts(60, seed=1),
-        on_progress=lambda _: None,
-        checkpoint_dir=checkpoints,
-        seed=0,
-    )
-    export(trained, folder, "toy")
-    save_program(trained, program_path(folder))
-    return folder
+    return kept_student(tmp_path_factory.mktemp("home"))[0]
 
 
 def as_files(folder, suffix):

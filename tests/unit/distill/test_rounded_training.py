@@ -10,18 +10,15 @@ from pydantic import ValidationError
 
 from stillhouse.distill import quantisation_aware, training
 from stillhouse.distill.data import hard_targets
-from stillhouse.distill.training import Progress, TrainedStudent, lower_states, predict, train
+from stillhouse.distill.training import Progress, TrainedStudent, lower_states, predict
 from stillhouse.models.features import Featuriser, prepare
 from stillhouse.tasks import StudentCandidate
+from tests.unit.distill.test_training import Killed, run
 from tests.unit.distill.toy import LABELS, texts
 
 PLAIN = StudentCandidate(architecture="cut_encoder", layers=2, epochs=2, batch_size=16)
 AWARE = PLAIN.model_copy(update={"quantization_aware_epochs": 3})
 coarse = partial(quantisation_aware.rounded, levels=3)  # int8 hardly changes what three classes of toy texts are told
-
-
-class Killed(Exception):
-    """Stands for the process being killed."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,18 +27,7 @@ def _coarse(monkeypatch) -> None:
 
 
 def learn(folder, candidate, kill_after=None) -> tuple[TrainedStudent, list[Progress]]:
-    folder.mkdir(exist_ok=True)
-    said: list[Progress] = []
-
-    def on_progress(progress: Progress) -> None:
-        said.append(progress)
-        if progress.epoch == kill_after:
-            raise Killed
-
-    trained = train(
-        candidate, LABELS, texts(96), texts(48, seed=1), on_progress=on_progress, checkpoint_dir=folder, seed=1
-    )
-    return trained, said
+    return run(folder, candidate=candidate, kill_after=kill_after, learnt=96, chosen=48)
 
 
 def losses(trained: TrainedStudent) -> tuple[float, float]:

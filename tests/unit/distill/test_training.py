@@ -26,7 +26,9 @@ class Killed(Exception):
     """Stands for the process being killed."""
 
 
-def run(folder, *, candidate=CANDIDATE, seed=1, kill_after=None) -> tuple[TrainedStudent, list[Progress]]:
+def run(
+    folder, *, candidate=CANDIDATE, seed=1, kill_after=None, learnt=120, chosen=60
+) -> tuple[TrainedStudent, list[Progress]]:
     folder.mkdir(exist_ok=True)
     said: list[Progress] = []
 
@@ -36,7 +38,13 @@ def run(folder, *, candidate=CANDIDATE, seed=1, kill_after=None) -> tuple[Traine
             raise Killed
 
     trained = train(
-        candidate, LABELS, texts(120), texts(60, seed=1), on_progress=on_progress, checkpoint_dir=folder, seed=seed
+        candidate,
+        LABELS,
+        texts(learnt),
+        texts(chosen, seed=1),
+        on_progress=on_progress,
+        checkpoint_dir=folder,
+        seed=seed,
     )
     return trained, said
 

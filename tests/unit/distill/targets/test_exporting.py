@@ -8,37 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-from stillhouse.distill.export import export
 from stillhouse.distill.targets import exporting, job
 from stillhouse.distill.targets.exporting import TARGETS, _padded, export_for
-from stillhouse.distill.targets.program import load_program, program_path, save_program
-from stillhouse.distill.training import predict, train
+from stillhouse.distill.targets.program import load_program, program_path
+from stillhouse.distill.training import predict
 from stillhouse.models.features import Featuriser, prepare
 from stillhouse.models.port import ModelError
-from stillhouse.tasks import StudentCandidate
-from tests.unit.distill.toy import LABELS, texts
+from tests.unit.distill.toy import kept_student, texts
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A home with one student: its artefact and its program, as the trainer keeps them; and its trained module."""
-    folder = tmp_path_factory.mktemp("home")
-    artefact, checkpoints = folder / "artefacts" / "toy", folder / "checkpoints"
-    artefact.mkdir(parents=True)
-    checkpoints.mkdir()
-    candidate = StudentCandidate(architecture="hashed_ngrams", dim=16, epochs=6, batch_size=16, buckets=1 << 12)
-    trained = train(
-        candidate,
-        LABELS,
-        texts(160),
-        texts(60, seed=1),
-        on_progress=lambda _: None,
-        checkpoint_dir=checkpoints,
-        seed=0,
-    )
-    export(trained, artefact, "toy")
-    save_program(trained, program_path(artefact))
-    return artefact, trained
+    return kept_student(tmp_path_factory.mktemp("home"))
 
 
 def test_the_program_answers_as_the_module_at_any_length(home) -> None:
