@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -139,16 +140,19 @@ def prepare(quick: bool, data: Path | None, most_judged: int | None = None) -> S
 def trained(name: str, setting: Setting, candidate: StudentCandidate | None = None, seed: int = 0) -> Path:
     """The folder of a trained and exported student, made first where it is not there; `trained.json` says its cost.
 
-    `candidate` is by default the choice of that name.
+    `candidate` is by default the choice of that name; where it is another than the folder's, the student learns anew.
     """
+    candidate = candidate or CHOICES[name]
     folder = HOME / "population" / setting.digest / (f"{name}_seed{seed}" if seed else name)
-    if (folder / "trained.json").exists():
-        return folder
+    recipe = candidate.model_dump(mode="json")
+    if (kept := folder / "trained.json").exists():
+        if json.loads(kept.read_text(encoding="utf-8")).get("recipe") == recipe:
+            return folder
+        shutil.rmtree(folder)
     from stillhouse.distill.export import export
     from stillhouse.distill.joint import train_joint
     from stillhouse.distill.training import train
 
-    candidate = candidate or CHOICES[name]
     learn = train_joint if candidate.architecture == "joint" else train
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -179,6 +183,7 @@ def trained(name: str, setting: Setting, candidate: StudentCandidate | None = No
         "bytes": report.bytes,
         "table_bits": report.table_bits,
         "matrix_bits": report.matrix_bits,
+        "recipe": recipe,
     }
     (folder / "trained.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder

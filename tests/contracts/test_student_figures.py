@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import rerank
-from tests.benchmarks.student import System, bootstrap, compared, mcnemar, timed
+from tests.benchmarks.student import CLOSE, FAST, System, _claims, bootstrap, compared, mcnemar, timed
 
 TEXTS = 400
 
@@ -50,6 +50,15 @@ def test_a_difference_is_paired_and_the_share_is_of_the_teacher() -> None:
     assert found["student"]["share_of_teacher"] == pytest.approx(better.mean() / peer.mean())
     assert found["peer"]["share_of_teacher_interval"] == [1.0, 1.0]
     assert "agreement_std" not in found["peer"]
+
+
+def test_claims_are_of_all_texts_and_of_those_in_scope() -> None:
+    share = {"share_of_teacher": 0.97, "share_of_teacher_interval": [0.96, 0.98]}
+    within = {"share_of_teacher": 0.99, "share_of_teacher_interval": [0.985, 0.995]}
+    fast = {"times_cheaper_than_teacher": 22.0, "times_cheaper_range": [21.0, 23.0], "less_peers": {}}
+    said = _claims({FAST: fast, CLOSE: {**share, "in_scope": within}})
+    assert "97.0 % (96.0–98.0) of its accuracy. That it keeps at least 98 % is not shown." in said
+    assert "99.0 % (98.5–99.5) of that in scope. That it keeps at least 98 % is shown." in said
 
 
 def test_mcnemar_is_the_exact_test_of_what_only_one_has() -> None:
