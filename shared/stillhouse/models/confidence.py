@@ -78,8 +78,8 @@ class Confidence:
     def learned(self, signals: NDArray[np.float64]) -> float:
         """The probability of agreeing that a logistic regression gives to `signals` [n]."""
         total = self.bias
-        for value, centre, scale, weight in zip(signals, self.centre, self.scale, self.weights, strict=True):
-            total += weight * (float(value) - centre) / scale
+        for value, centre, scale, weight in zip(signals.tolist(), self.centre, self.scale, self.weights, strict=True):
+            total += weight * (value - centre) / scale
         return 1.0 / (1.0 + math.exp(-max(-LARGEST, min(LARGEST, total))))
 
     @classmethod
@@ -112,10 +112,12 @@ def signals(
     """
     scaled = logits.astype(np.float64) / temperature
     best = int(scaled.argmax())
-    others = np.concatenate((scaled[:best], scaled[best + 1 :]))
-    top = scaled[best]
-    rest = _log_sum(others)
-    found = [_within(top - rest), _within(top - others.max()), _log_sum(np.array([top, rest]))]
+    top = float(scaled[best])
+    scaled[best] = -np.inf  # the others remain
+    second = float(scaled.max())
+    rest = second + math.log(float(np.exp(scaled - second).sum()))
+    larger, smaller = max(top, rest), min(top, rest)
+    found = [_within(top - rest), _within(top - second), larger + math.log1p(math.exp(smaller - larger))]
     if pooled is not None and centroids is not None:
         length = float(np.linalg.norm(pooled))
         distances = 1.0 - (centroids.astype(np.float64) @ pooled.astype(np.float64)) / max(length, 1e-12)
@@ -152,10 +154,5 @@ def _plain(output: str) -> str:
         return " ".join(output.casefold().split())
 
 
-def _log_sum(values: NDArray[np.float64]) -> float:
-    largest = float(values.max())
-    return largest + math.log(float(np.exp(values - largest).sum()))
-
-
 def _within(value: float) -> float:
-    return max(-LARGEST, min(LARGEST, float(value)))
+    return max(-LARGEST, min(LARGEST, value))
