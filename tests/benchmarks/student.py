@@ -4,9 +4,9 @@ The teacher is fitted on 20 labelled texts a label and answers the rest; every s
 same answers (SetFit from 8 a label, as its guide has it, and 150 steps). Students learn with each seed anew; agreement
 and accuracy are means over the seeds, on all test texts. Their intervals, those of differences and of shares of the
 teacher's accuracy are of a bootstrap that draws texts and seeds, and the same texts for both that are compared. Peers
-have one seed: but for SetFit they depend on none. The recipe of `stillhouse_cut3`, of which two layers learn, was chosen
-among nine on clinc150's dev part and on training texts that no student learnt, with a seed that does not judge. "less
-the best peer as fast": of the peers that answer as many texts a CPU-second or more, that which agrees most.
+have one seed: but for SetFit they depend on none. The recipe of `stillhouse_cut3`, of which two layers learn, was
+chosen among nine on clinc150's dev part and on training texts that no student learnt, with a seed that does not judge.
+"less the best peer as fast": of the peers that answer as many texts a CPU-second or more, that which agrees most.
 
 Speed is of CPU time of the own process, one thread each, all systems asked in turn in one run; ranges are over rounds,
 of the students of seed 0. Students run as they serve: one text at a time, redaction and featurising included; the
