@@ -17,7 +17,8 @@ The peers are sentence-transformers' bi-encoder of the same MiniLM, which reads 
 fine-tuned whole from the same teacher's scores of the same lists by its listwise KL (`DistillKLDivLoss`, its usual
 rate, as many passes; one seed). They do without BM25. As both are one network, the first is timed for both. The second
 table has the bi-encoder of seed 0 taught by each objective in turn, with all else alike, and by the judgements alone;
-differences are from listwise KL, paired by query.
+differences are from listwise KL, paired by query. All but `random negatives` learn of each list what is relevant and
+what BM25 finds hardest to tell from it; that one learns other documents of the same lists, drawn at random.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "supervised_mse": {"objective": "supervised_mse"},
     "judgements alone": {"alpha": 1.0},
 }
+RANDOM = "random negatives"  # by listwise KL
 # name: epochs. sentence-transformers' bi-encoder of the teacher's own encoder.
 PEER = "sentence_transformers"
 PEERS = {"sentence_transformers": 0, "sentence_transformers_distilled": 2}
@@ -143,6 +145,9 @@ def run(quick: bool, data: Path | None) -> dict[str, Any]:
             of = (judged, select) if "alpha" in change else (learnt, chosen)
             student = STUDENTS[MAIN].model_copy(update=change)
             otherwise[name] = trained(f"{MAIN}-{name.replace(' ', '_')}", student, *of, lexicon)
+        drawn = [hard(part, lexicon, DOCUMENTS, at_random=True) for part in (lists.train, lists.unjudged)]
+        of_random = taught(teacher, [*drawn[0], *drawn[1]])
+        otherwise[RANDOM] = trained(f"{MAIN}-random_negatives", STUDENTS[MAIN], of_random, chosen, lexicon)
     except KeyboardInterrupt:
         pass
     said, failed = _peers(learnt, lists.test, quick)

@@ -97,10 +97,14 @@ def _read(path: Path) -> list[RankedList]:
         sys.exit(f"{path}: cannot be read ({error!r}); every row needs query_id, query, doc_id, doc and relevance.")
 
 
-def hard(lists: Sequence[RankedList], lexicon: Lexicon, documents: int) -> list[RankedList]:
-    """Lists cut to what is relevant and what BM25 finds hardest to tell from it; without judgements BM25's first."""
+def hard(lists: Sequence[RankedList], lexicon: Lexicon, documents: int, *, at_random: bool = False) -> list[RankedList]:
+    """Lists cut to what is relevant and what BM25 finds hardest to tell from it; without judgements BM25's first.
+
+    `at_random`: beside what is relevant, or BM25's first, any others of the list.
+    """
     by_words = [replace(one, teacher=tuple(lexicon.features(one.query, one.documents)[:, 0])) for one in lists]
-    cut = with_hard_negatives(by_words, documents)
+    random = np.random.default_rng(0)
+    cut = with_hard_negatives(by_words, documents, (lambda _, those: random.random(len(those))) if at_random else None)
     return [replace(one, teacher=None) for one in cut]
 
 
