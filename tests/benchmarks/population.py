@@ -92,10 +92,10 @@ def population(quick: bool, data: Path | None) -> Population:
     return Population(np.array([said[1] for said in answers]), agrees_not, facts)
 
 
-def prepare(quick: bool, data: Path | None, most_judged: int | None = None) -> Setting:
+def prepare(quick: bool, data: Path | None, most_judged: int | None = None, most_learnt: int = TRAIN) -> Setting:
     """Fit the teacher and let it answer, or read what an earlier run kept. `quick`: fewer labels and texts.
 
-    `most_judged`: of the test texts at most so many, drawn at random.
+    `most_judged`: of the test texts at most so many, drawn at random. `most_learnt`: of those that teach students.
     """
     rows = load(data if data is not None else shared("clinc150"))
     if quick:
@@ -103,7 +103,7 @@ def prepare(quick: bool, data: Path | None, most_judged: int | None = None) -> S
     if most_judged is not None and len(rows.test) > most_judged:
         kept = np.sort(np.random.default_rng(0).permutation(len(rows.test))[:most_judged])
         rows = Data(rows.name, rows.train, [rows.test[i] for i in kept])
-    facts = [rows.name, SEED_PER_LABEL, TRAIN, SELECT, [(row.text, row.label, row.teacher) for row in rows.train]]
+    facts = [rows.name, SEED_PER_LABEL, most_learnt, SELECT, [(row.text, row.label, row.teacher) for row in rows.train]]
     facts.append([(row.text, row.label, row.teacher) for row in rows.test])
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = HOME / "population" / digest
@@ -113,7 +113,7 @@ def prepare(quick: bool, data: Path | None, most_judged: int | None = None) -> S
     train = [rows.train[i] for i in order]
     recorded = all(row.teacher for row in rows.train + rows.test)
     seed = [] if recorded else _seed(train, folder / "seed.jsonl")
-    rest = [row for i, row in enumerate(train) if i not in set(seed)][: TRAIN + SELECT]
+    rest = [row for i, row in enumerate(train) if i not in set(seed)][: most_learnt + SELECT]
     task = Task(
         name="bench",
         labels=rows.labels,
