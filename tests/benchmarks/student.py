@@ -6,7 +6,7 @@ and accuracy are means over the seeds, on all test texts. Their intervals, those
 teacher's accuracy are of a bootstrap that draws texts and seeds, and the same texts for both that are compared. Peers
 have one seed: but for SetFit they depend on none. The recipe of `stillhouse_cut3`, of which two layers learn, was
 chosen among ten, taught by 6,000 texts, on clinc150's dev part and other training texts, with a seed that does not
-judge; taught by 7,000 it kept 98.0 % (97.1 to 98.8) of the teacher's accuracy. "less the best peer as fast": of the
+judge; taught by those it kept 98.0 % (97.1 to 98.8) of the teacher's accuracy. "less the best peer as fast": of the
 peers that answer as many texts a CPU-second or more, that which agrees most.
 
 Speed is of CPU time of the own process, one thread each, all systems asked in turn in one run; ranges are over rounds,
