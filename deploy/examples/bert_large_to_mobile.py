@@ -2,7 +2,8 @@
 
 The teacher has BERT-large's shape (24 layers, 1,024 wide): 334 million weights, 1.3 GB in 32 bits and about 340 MB in
 8, which is the size that "the 340 MB model" speaks of. Its weights are random, since none can be downloaded here:
-sizes, times and the way are real, its answers mean nothing. So the agreement that is printed says how well a small
+sizes, times and the way are real, its answers mean nothing; a random head's logits hardly depend on the text, so they
+are standardised over the texts that teach, and answers differ. The agreement that is printed says how well a small
 model imitates a random function, and not how good a student of a real BERT-large would be. With real weights, load them
 into `teacher`.
 
@@ -107,8 +108,9 @@ def distil(small: bool, work: Path) -> dict[str, Any]:
     featuriser = Featuriser(spec, tokenizer)
     texts = [row.text for row in made(160 if small else 320, seed=0)]
     ids = [featuriser.ids(prepare(text)) for text in texts]
-    soft, ms = _answers(teacher, ids)
+    logits, ms = _logits(teacher, ids)
     cut = len(ids) * 3 // 4
+    soft = ((logits - logits[:cut].mean(dim=0)) / logits[:cut].std(dim=0)).softmax(dim=-1)
     hard = soft.argmax(dim=1)
 
     def says(module: nn.Module, places: Tensor) -> Outputs:
@@ -118,7 +120,7 @@ def distil(small: bool, work: Path) -> dict[str, Any]:
     lesson = Lesson(says, hard[:cut], soft[:cut], epochs=8, rate=1e-3, temperature=1.0, alpha=0.0)
     direct(student, lesson)
     student.eval()
-    said, student_ms = _answers(student, ids)
+    said, student_ms = _logits(student, ids)
     agreement = float((said[cut:].argmax(dim=1) == hard[cut:]).float().mean())
 
     folder = work / "student"
@@ -175,15 +177,15 @@ def distil(small: bool, work: Path) -> dict[str, Any]:
     return figures
 
 
-def _answers(model: nn.Module, ids: list[Any]) -> tuple[Tensor, float]:
-    """Probabilities float32 [n, labels] of each text alone, and the median milliseconds of one."""
+def _logits(model: nn.Module, ids: list[Any]) -> tuple[Tensor, float]:
+    """Logits float32 [n, labels] of each text alone, and the median milliseconds of one."""
     found, took = [], []
     with torch.no_grad():
         for one in ids:
             begun = time.perf_counter()
             logits, _ = model(*inputs_of([one], tokens=True))
             took.append((time.perf_counter() - begun) * 1e3)
-            found.append(logits[0].softmax(dim=-1))
+            found.append(logits[0])
     return torch.stack(found), float(np.median(took))
 
 
