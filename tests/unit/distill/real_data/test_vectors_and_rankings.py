@@ -18,6 +18,7 @@ from stillhouse.distill.embeddings import students
 from stillhouse.distill.embeddings.objectives import similarity_loss, vector_loss
 from stillhouse.distill.embeddings.students import StaticEncoder
 from stillhouse.distill.embeddings.training import distil, encode, ids
+from stillhouse.distill.rerankers.lists import RankedList, with_hard_negatives
 from stillhouse.distill.rerankers.objective import rerank_loss
 from stillhouse.distill.static_embeddings import components, weighted
 from tests.unit.distill.real_data.digits import learn, surely_more
@@ -164,3 +165,39 @@ def test_rankings_come_near_to_the_teachers(name) -> None:
             )
     assert surely_more(after, before) > 0.15
     assert min(after) > 0.75
+
+
+def test_hard_negatives_teach() -> None:
+    """Of 8 sentences those 4 teach that the teacher can hardly tell from its first; before, the student is a chance."""
+    after, before = [], []
+    for seed in SEEDS:
+        shared, teacher, best = lists(OF_TEACHER, seed, 300)
+        made = [
+            RankedList("q", tuple(str(place) for place in range(DOCUMENTS)), teacher=tuple(row), relevance=tuple(first))
+            for row, first in zip(teacher.tolist(), best.tolist(), strict=True)
+        ]
+        cut = with_hard_negatives(made, 4)
+        places = torch.tensor([[int(name) for name in one.documents] for one in cut])
+        assert best.gather(1, places).sum() == len(cut)  # the first is always among them
+        assert teacher.gather(1, places).mean() > teacher.mean()  # and what is like it
+        few = torch.stack([row[at] for row, at in zip(shared, places, strict=True)])
+        theirs = teacher.gather(1, places)
+        held, wanted, _ = lists(HELD, seed, 100)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            student = nn.Linear(BUCKETS, 1, bias=False)
+        for found in (before, after):
+            with torch.no_grad():
+                found.append(in_order(student(held)[..., 0], wanted))
+            learn(
+                student,
+                lambda at, net=student, few=few, theirs=theirs: rerank_loss(
+                    net(few[at])[..., 0], theirs[at], None, objective="listwise_kl", alpha=0.0
+                ),
+                len(few),
+                seed=seed,
+                size=100,
+                steps=60,
+                rate=0.3,
+            )
+    assert surely_more(after, before) > 0.1
