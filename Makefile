@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml deploy/constraints/core.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints/core.txt --editable '.[train,embedded,dev]'
 	@touch $@
 
-demo: $(STAMP) ## Play the whole loop on a generated sample: 4 minutes on 2 cores, 10 where the first kind of student fails
+demo: $(STAMP) ## Play the whole loop on a generated sample: 5 minutes on 2 cores, 10 where the first kind of student fails
 	$(BIN)/stillhouse demo
 
 demo-llm: $(STAMP) ## Teach a small language model and let vLLM serve it: [DATA=FILE of input and output]
