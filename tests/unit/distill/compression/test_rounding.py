@@ -97,7 +97,7 @@ def test_a_model_that_learned_rounded_loses_less_when_it_is(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not exists("quantising"), reason="the quantising environment is not made: `stillhouse environments`"
+    not exists("quantising"), reason="no environment quantising; `stillhouse env make quantising` makes it"
 )
 @pytest.mark.parametrize("scheme", ["w8a8"])
 def test_the_grid_is_what_the_quantised_checkpoint_holds(tmp_path, scheme) -> None:
@@ -115,7 +115,7 @@ def test_the_grid_is_what_the_quantised_checkpoint_holds(tmp_path, scheme) -> No
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not exists("quantising"), reason="the quantising environment is not made: `stillhouse environments`"
+    not exists("quantising"), reason="no environment quantising; `stillhouse env make quantising` makes it"
 )
 def test_w4a16_takes_groups_that_divide_what_layers_read(tmp_path) -> None:
     plain = tiny_causal_lm(tmp_path / "plain", hidden=192)
