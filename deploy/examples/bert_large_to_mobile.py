@@ -5,7 +5,7 @@ The teacher has BERT-large's shape (24 layers, 1,024 wide): 334 million weights,
 sizes, times and the way are real, its answers mean nothing; a random head's logits hardly depend on the text, so they
 are standardised over the texts that teach, and answers differ. The agreement that is printed says how well a small
 model imitates a random function, and not how good a student of a real BERT-large would be. With real weights, load them
-into `teacher`.
+into `teacher` and take the softmax of its logits as they are.
 
 The student has TinyBERT-4's shape (4 layers, 312 wide; Jiao et al. 1909.10351), learns the teacher's soft answers
 (Hinton et al. 1503.02531; `distill.direct` in the engine's own loop), and is exported as int8: for ONNX Runtime always,

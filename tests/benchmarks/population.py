@@ -34,7 +34,7 @@ CHOICES = {
     "stillhouse_static": StudentCandidate(architecture="static_embeddings"),
     "stillhouse_text_cnn": StudentCandidate(architecture="text_cnn"),
     "stillhouse_static_assisted": StudentCandidate(architecture="static_embeddings", synthetic=1),
-    # Of nine recipes this is the one that kept most of the teacher's accuracy on clinc150's dev part (one seed): two
+    # Of ten recipes this is the one that kept most of the teacher's accuracy on clinc150's dev part (one seed): two
     # layers learn rather than one.
     "stillhouse_cut3": StudentCandidate(architecture="cut_encoder", layers=3, learn_layers=2, epochs=6, batch_size=32),
     "stillhouse_cut3_half_width": StudentCandidate(

@@ -30,6 +30,10 @@ from stillhouse.tasks import LanguageModel
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from tests.unit.distill.test_sft import texts
 
+needs_quantising = pytest.mark.skipif(
+    not exists("quantising"), reason="no environment quantising; `stillhouse env make quantising` makes it"
+)
+
 
 def test_the_grid_by_hand() -> None:
     values = torch.tensor([[127.5, -127.5, 1.4, 1.6, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
@@ -96,9 +100,7 @@ def test_a_model_that_learned_rounded_loses_less_when_it_is(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not exists("quantising"), reason="no environment quantising; `stillhouse env make quantising` makes it"
-)
+@needs_quantising
 @pytest.mark.parametrize("scheme", ["w8a8"])
 def test_the_grid_is_what_the_quantised_checkpoint_holds(tmp_path, scheme) -> None:
     plain = tiny_causal_lm(tmp_path / "plain")
@@ -114,9 +116,7 @@ def test_the_grid_is_what_the_quantised_checkpoint_holds(tmp_path, scheme) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not exists("quantising"), reason="no environment quantising; `stillhouse env make quantising` makes it"
-)
+@needs_quantising
 def test_w4a16_takes_groups_that_divide_what_layers_read(tmp_path) -> None:
     plain = tiny_causal_lm(tmp_path / "plain", hidden=192)
     quantise(plain, tmp_path / "w4a16", "w4a16", [], rounded=True)

@@ -20,13 +20,14 @@ from stillhouse.distill.augmentation.token_dropout import drop_words
 from stillhouse.distill.augmentation.unlabelled import labelled_by_teacher
 from stillhouse.distill.cut_encoder import load_transformer
 from stillhouse.distill.data import LabelledText
+from stillhouse.distill.export import _logits
 from stillhouse.distill.joint import train_joint
 from stillhouse.distill.static_embeddings import components, weighted
-from stillhouse.distill.training import TrainedStudent, predict, train
-from stillhouse.models.features import Featuriser, prepare
+from stillhouse.distill.training import TrainedStudent, train
+from stillhouse.models.features import Featuriser
 from stillhouse.tasks import StudentCandidate
 from tests.unit.distill.real_data.digits import surely_more
-from tests.unit.distill.real_data.texts import HELD, LABELS, MORE, SELECT, TAUGHT, answered, of, sentences
+from tests.unit.distill.real_data.texts import HELD, LABELS, MORE, SELECT, TAUGHT, answered, of, sentences, short
 
 SEEDS = (0, 1, 2)
 NGRAMS = {"architecture": "hashed_ngrams", "epochs": 8, "buckets": 1 << 15, "dim": 64}
@@ -73,13 +74,7 @@ def taught(
 
 def agreement(student: TrainedStudent, held: Sequence[LabelledText]) -> float:
     featuriser = Featuriser(student.spec, student.tokenizer)
-    if student.spec.inputs == "joint":  # features and tokens
-        inputs = [featuriser.inputs(prepare(one.text)) for one in held]
-        with torch.no_grad():
-            rows = [student.module(*(torch.from_numpy(one) for one in of_text.values()))[0] for of_text in inputs]
-        scores = torch.cat(rows).numpy()
-    else:
-        scores = predict(student.module, [featuriser.ids(prepare(one.text)) for one in held], student.spec.has_vectors)
+    scores = np.stack([_logits(student, featuriser, one.text) for one in held])
     said = [LABELS[place] for place in scores.argmax(axis=1)]
     return float(np.mean([ours == one.label for ours, one in zip(said, held, strict=True)]))
 
@@ -105,26 +100,23 @@ def test_students_agree_far_more_than_by_the_commonest_label(tmp_path, fields, l
 
 @pytest.mark.parametrize("width", [1.0, 0.5])
 def test_a_cut_and_a_narrowed_encoder_learn(tmp_path, width) -> None:
-    short = [one for one in of(TAUGHT) if len(one.text) < 110][:80]
-    held = [one for one in of(HELD) if len(one.text) < 110][:100]
+    few, held = short(TAUGHT, 80), short(HELD, 100)
     fields = {"architecture": "cut_encoder", "layers": 2, "width": width, "epochs": 4, "batch_size": 16}
-    [found] = taught(tmp_path, fields, short, seeds=(0,), select=short[:20], held=held)
+    [found] = taught(tmp_path, fields, few, seeds=(0,), select=few[:20], held=held)
     assert found > commonest(held) + 0.1  # of 100: more than two standard errors of 0.045
 
 
 def test_a_joint_student_learns_and_loses_nothing_to_its_n_grams(tmp_path) -> None:
-    short = [one for one in of(TAUGHT) if len(one.text) < 110][:80]
-    some = {"select": [one for one in of(SELECT) if len(one.text) < 110][:30]}
-    some["held"] = [one for one in of(HELD) if len(one.text) < 110][:100]
+    few, some = short(TAUGHT, 80), {"select": short(SELECT, 30), "held": short(HELD, 100)}
     fields = NGRAMS | {"architecture": "joint", "layers": 2, "epochs": 4, "batch_size": 16}
-    [found] = taught(tmp_path, fields, short, seeds=(0,), learn=train_joint, **some)
-    [alone] = taught(tmp_path, NGRAMS | {"epochs": 12}, short, seeds=(0,), **some)
+    [found] = taught(tmp_path, fields, few, seeds=(0,), learn=train_joint, **some)
+    [alone] = taught(tmp_path, NGRAMS | {"epochs": 12}, few, seeds=(0,), **some)
     assert found > commonest(some["held"]) + 0.1  # of 100: more than two standard errors of 0.045
     assert found >= alone - 0.05
 
 
 def test_made_texts_that_an_assistant_answers_teach(tmp_path) -> None:
-    few = [one for one in of(TAUGHT) if len(one.text) < 110][:80]
+    few = short(TAUGHT, 80)
     fields = {"architecture": "static_embeddings", "epochs": 15, "dim": 64, "hidden": 0}
     with_them, without = (taught(tmp_path, fields | {"synthetic": made}, few, range(5)) for made in (2, 0))
     assert surely_more(with_them, without) > 0.0

@@ -137,6 +137,28 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def ranked(shared: Tensor, loss: Callable[[Tensor, Tensor], Tensor], seed: int) -> tuple[float, float]:
+    """How often pairs of sentences never seen are in the teacher's order, before a student learns and after.
+
+    It weighs the words that the lists of `shared` [n, documents, 256] share, at first by chance; `loss` is given the
+    scores of some lists and their places.
+    """
+    held, wanted, _ = lists(HELD, seed, 100)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = nn.Linear(BUCKETS, 1, bias=False)
+
+    def right() -> float:
+        with torch.no_grad():
+            return in_order(student(held)[..., 0], wanted)
+
+    before = right()
+    learn(
+        student, lambda at: loss(student(shared[at])[..., 0], at), len(shared), seed=seed, size=100, steps=60, rate=0.3
+    )
+    return before, right()
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_rankings_come_near_to_the_teachers(name) -> None:
     """A student that weighs shared words, at first by chance, puts far more pairs of sentences never seen into the
@@ -144,25 +166,13 @@ def test_rankings_come_near_to_the_teachers(name) -> None:
     after, before = [], []
     for seed in SEEDS:
         shared, teacher, best = lists(OF_TEACHER, seed, 300)
-        held, wanted, _ = lists(HELD, seed, 100)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            student = nn.Linear(BUCKETS, 1, bias=False)
-        for found in (before, after):
-            with torch.no_grad():
-                said = student(held)[..., 0]
-            found.append(in_order(said, wanted))
-            learn(
-                student,
-                lambda at, net=student, shared=shared, teacher=teacher, best=best: OBJECTIVES[name](
-                    net(shared[at])[..., 0], teacher[at], best[at]
-                ),
-                len(shared),
-                seed=seed,
-                size=100,
-                steps=60,
-                rate=0.3,
-            )
+        first, last = ranked(
+            shared,
+            lambda said, at, teacher=teacher, best=best: OBJECTIVES[name](said, teacher[at], best[at]),
+            seed,
+        )
+        before.append(first)
+        after.append(last)
     assert surely_more(after, before) > 0.15
     assert min(after) > 0.75
 
@@ -182,22 +192,11 @@ def test_hard_negatives_teach() -> None:
         assert teacher.gather(1, places).mean() > teacher.mean()  # and what is like it
         few = torch.stack([row[at] for row, at in zip(shared, places, strict=True)])
         theirs = teacher.gather(1, places)
-        held, wanted, _ = lists(HELD, seed, 100)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            student = nn.Linear(BUCKETS, 1, bias=False)
-        for found in (before, after):
-            with torch.no_grad():
-                found.append(in_order(student(held)[..., 0], wanted))
-            learn(
-                student,
-                lambda at, net=student, few=few, theirs=theirs: rerank_loss(
-                    net(few[at])[..., 0], theirs[at], None, objective="listwise_kl", alpha=0.0
-                ),
-                len(few),
-                seed=seed,
-                size=100,
-                steps=60,
-                rate=0.3,
-            )
+        first, last = ranked(
+            few,
+            lambda said, at, theirs=theirs: rerank_loss(said, theirs[at], None, objective="listwise_kl", alpha=0.0),
+            seed,
+        )
+        before.append(first)
+        after.append(last)
     assert surely_more(after, before) > 0.1

@@ -17,15 +17,15 @@ from stillhouse.distill.pruning.prune import prune
 from stillhouse.models.chat.request import ChatRequest
 from stillhouse.tasks import LanguageModel
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
-from tests.unit.distill.real_data.texts import SELECT, TAUGHT, of
+from tests.unit.distill.real_data.texts import SELECT, TAUGHT, short
 
 TAUGHT_BY, HELD = 120, 30
 
 
 @pytest.fixture(scope="module")
 def sentences() -> list[WrittenText]:
-    short = [one for one in (*of(TAUGHT), *of(SELECT)) if len(one.text) < 110][: TAUGHT_BY + HELD]
-    return [WrittenText(ChatRequest.of("text", one.text), one.label) for one in short]
+    some = [*short(TAUGHT, 250), *short(SELECT, 100)][: TAUGHT_BY + HELD]
+    return [WrittenText(ChatRequest.of("text", one.text), one.label) for one in some]
 
 
 @pytest.fixture(scope="module")

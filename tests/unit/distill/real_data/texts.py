@@ -89,3 +89,8 @@ def labelled(start: int, stop: int) -> tuple[LabelledText, ...]:
 def of(some: slice) -> list[LabelledText]:
     """The teacher's answers to the sentences of one of the parts above."""
     return list(labelled(some.start, some.stop))
+
+
+def short(some: slice, most: int) -> list[LabelledText]:
+    """The first `most` of them under 110 characters: encoders read these in a fraction of the time."""
+    return [one for one in of(some) if len(one.text) < 110][:most]
